@@ -1,0 +1,182 @@
+"""What the tests share: a folder with a config.ini, a stand-in for the services, and the program
+as a child process, as its user would start it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from sandbox import Sandbox
+
+SCRIPT = Path(__file__).resolve().parent.parent / "export_csv.py"
+NAME = "users_2026-11-01T09-00-00.csv"
+FORMAT = "users_%Y-%m-%dT%H-%M-%S"
+PASSED_ON = ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LANG", "COVERAGE_PROCESS_START", "PYTHONPATH")
+
+
+class Result(NamedTuple):
+    """How a run ended: its exit status, what it printed, and the folder in which it ran."""
+
+    status: int
+    out: str
+    err: str
+    folder: Path
+
+    def log(self, kind: str) -> str:
+        """The text of the newest debug or error log."""
+        return sorted((self.folder / "logs").glob(f"*_{kind}.log"))[-1].read_text("utf-8")
+
+    @property
+    def debug_log(self) -> str:
+        return self.log("debug")
+
+    @property
+    def error_log(self) -> str:
+        return self.log("error")
+
+    @property
+    def not_imported(self) -> list[Path]:
+        """The files of rows that were not imported, oldest first."""
+        return sorted((self.folder / "not_imported").glob("*.csv"))
+
+    def not_imported_rows(self) -> list[list[str]]:
+        """The rows of the newest of these files, headings included."""
+        with self.not_imported[-1].open(encoding="utf-8", newline="") as file:
+            return list(csv.reader(file))
+
+    def counts(self) -> tuple[int, int, int]:
+        """Added or updated, unchanged, not imported, as the summary line has them."""
+        lines = [line for line in (self.out + self.err).splitlines() if " added or updated, " in line]
+        assert len(lines) == 1, self
+        words = lines[0].rpartition(": ")[2].split()
+        return int(words[0]), int(words[4]), int(words[6])
+
+
+class Project:
+    """A folder in which export_csv.py is run, with config.ini and CSV files in it.
+
+    The config has [local] folder = exports, a /users stand-in with its token, timeout = 0.01 and
+    logs on; `configure` changes keys and writes it anew.
+    """
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self.folder = folder
+        self.sandbox = sandbox
+        self.exports = folder / "exports"
+        self.exports.mkdir()
+        self.settings: dict[str, dict[str, object]] = {
+            "local": {"folder": "exports"},
+            "file": {"time_format": FORMAT},
+            "intercom": {
+                "access_token": sandbox.token,
+                "user_url": sandbox.users_url,
+                "timeout": 0.01,
+            },
+        }
+        self.configure()
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.ini"
+
+    def configure(self, **sections: Mapping[str, object]) -> None:
+        """Set keys, as configure(intercom={"retries": 3}); None takes a key out."""
+        for section, keys in sections.items():
+            place = self.settings.setdefault(section, {})
+            place.update(keys)
+            for key in [key for key, value in place.items() if value is None]:
+                del place[key]
+        lines = []
+        for section, place in self.settings.items():
+            lines += [f"[{section}]", *(f"{key} = {value}" for key, value in place.items())]
+        self.config.write_text("\n".join(lines) + "\n", "utf-8")
+
+    def notices(self) -> None:
+        """Switch Hipchat and Slack on, both at the stand-in."""
+        self.configure(
+            hipchat={
+                "use_hipchat": "true",
+                "api_key": self.sandbox.hipchat_key,
+                "room_id": "imports",
+                "api_url": self.sandbox.hipchat_url,
+            },
+            slack={"use_slack": "true", "webhook_url": self.sandbox.webhook_url},
+        )
+
+    def write(self, content: str | bytes, name: str = NAME) -> Path:
+        """A file among the exports."""
+        path = self.exports / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def users(self, count: int, name: str = NAME) -> Path:
+        """A file of `count` good users u1, u2, ... with user_id, email and name."""
+        rows = "".join(f"u{n},u{n}@example.com,User {n}\n" for n in range(1, count + 1))
+        return self.write("user_id,email,name\n" + rows, name)
+
+    def start(self, *arguments: object, env: Mapping[str, str] | None = None) -> Child:
+        """The program, started in the folder with only the environment that it needs."""
+        kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        process = subprocess.Popen(
+            [sys.executable, SCRIPT, "--config", self.config, *map(str, arguments)],
+            cwd=self.folder,
+            env=kept | {"HOME": str(self.folder)} | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        return Child(process, self.folder)
+
+    def run(self, *arguments: object, env: Mapping[str, str] | None = None) -> Result:
+        """How a run with these arguments ended."""
+        return self.start(*arguments, env=env).wait()
+
+
+class Child:
+    """A run that is under way."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process = process
+        self.folder = folder
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 100) -> Result:
+        """How it ended; killed, and a failed test, where it doesn't end in time."""
+        try:
+            out, err = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            out, err = self.process.communicate()
+            pytest.fail(f"the run hung; it had printed {out!r} and {err!r}")
+        return Result(self.process.returncode, out.decode(), err.decode(), self.folder)
+
+
+def eventually(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until something has become true; a failed test where it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """A stand-in of its own for each test."""
+    with Sandbox() as started:
+        yield started
+
+
+@pytest.fixture
+def project(tmp_path: Path, sandbox: Sandbox) -> Project:
+    """A folder with a config.ini that fits the stand-in; tests add the CSV files."""
+    return Project(tmp_path, sandbox)
