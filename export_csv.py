@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
-import codecs
+import concurrent.futures
 import configparser
 import contextlib
 import csv
@@ -18,10 +18,7 @@ import email.utils
 import enum
 import gzip
 import hashlib
-import heapq
-import html
 import io
-import ipaddress
 import itertools
 import json
 import logging
@@ -35,21 +32,19 @@ import socket
 import sqlite3
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TextIO
 from urllib.parse import quote, quote_plus, urlsplit
 
-INSTALL = "run `sh installboto.sh` (Windows: installboto.bat), then start with the python of .venv"
+INSTALL = "run `sh installboto.sh` (Windows: installboto.bat), then start it with .venv's python"
 try:
     import dotenv
-    import requests
     import requests.adapters
 except ImportError as error:
     sys.exit(f"export_csv.py: the package {error.name} is missing: {INSTALL}")
@@ -67,7 +62,7 @@ class StopRun(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, at a moment when no request to Intercom has to be waited for."""
+    """Ctrl-C or SIGTERM (its argument) while no request to Intercom has to be waited for."""
 
 
 #### Intercom's vocabulary
@@ -80,9 +75,9 @@ BOOLEANS = dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True)
 BOOLEANS |= dict.fromkeys(("false", "f", "no", "n", "off", "0"), False)
 WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)(\.0*)?")
 ISO_8601 = re.compile(
-    r"(\d{4})-?(\d\d)-?(\d\d)(?:[T ](\d\d):?(\d\d)(?::?(\d\d)(?:[.,]\d+)?)?"
-    r" ?(?:Z|([+-])(\d\d):?(\d\d)?)?)?",
-    re.ASCII | re.IGNORECASE,
+    r"(\d{4})-?(\d\d)-?(\d\d)(?:[Tt ](\d\d):?(\d\d)(?::?(\d\d)(?:[.,]\d+)?)?"
+    r" ?(?:[Zz]|([+-]\d\d):?(\d\d)?)?)?",
+    re.ASCII,
 )
 
 
@@ -110,20 +105,20 @@ def to_boolean(cell: str) -> bool:
 
 def to_timestamp(cell: str) -> int:
     """UNIX seconds of a number of seconds or an ISO 8601 date (no zone: UTC); else ValueError."""
-    if WHOLE_NUMBER.fullmatch(cell):
-        if abs(to_integer(cell)) >= MILLISECONDS:
-            raise ValueError("this is in milliseconds; Intercom takes seconds")
-        return to_integer(cell)
     match = ISO_8601.fullmatch(cell)
-    if not match:
+    if match and not cell.isdecimal():
+        year, month, day, hour, minute, second, _, minutes = match.groups("00")
+        moment = f"{year}-{month}-{day}T{hour}:{minute}:{second}{match[7] or '+00'}:{minutes}"
+        return int(datetime.fromisoformat(moment).timestamp())
+    if not WHOLE_NUMBER.fullmatch(cell):
         raise ValueError("neither UNIX seconds nor an ISO 8601 date")
-    *moment, hours, minutes = (int(match[part] or 0) for part in (1, 2, 3, 4, 5, 6, 8, 9))
-    offset = timedelta(hours=hours, minutes=minutes) * (-1 if match[7] == "-" else 1)
-    return int(datetime(*moment, tzinfo=timezone(offset)).timestamp())  # type: ignore[misc,arg-type]
+    if abs(to_integer(cell)) >= MILLISECONDS:
+        raise ValueError("in milliseconds, where Intercom takes seconds")
+    return to_integer(cell)
 
 
 def to_attribute_text(cell: str) -> str:
-    """The cell, unless it is longer than Intercom's custom attributes: ValueError."""
+    """The cell; ValueError where it is longer than a custom attribute may be."""
     if len(cell) > MAX_ATTRIBUTE_TEXT:
         raise ValueError(f"{len(cell)} characters, where Intercom takes {MAX_ATTRIBUTE_TEXT}")
     return cell
@@ -136,18 +131,18 @@ CONVERTERS: dict[str, Callable[[str], Value]] = {
     "boolean": to_boolean,
     "timestamp": to_timestamp,
 }
-FIELDS: dict[str, Callable[[str], Value]] = {
-    "user_id": str,
-    "email": str,
-    "id": str,
-    "signed_up_at": to_timestamp,
-    "name": str,
-    "last_seen_ip": str,
-    "last_seen_user_agent": str,
-    "last_request_at": to_timestamp,
-    "unsubscribed_from_emails": to_boolean,
-    "update_last_request_at": to_boolean,
-    "new_session": to_boolean,
+FIELDS = {
+    "user_id": "string",
+    "email": "string",
+    "id": "string",
+    "signed_up_at": "timestamp",
+    "name": "string",
+    "last_seen_ip": "string",
+    "last_seen_user_agent": "string",
+    "last_request_at": "timestamp",
+    "unsubscribed_from_emails": "boolean",
+    "update_last_request_at": "boolean",
+    "new_session": "boolean",
 }
 IDENTITY = ("user_id", "email", "id")
 ALWAYS_SENT = ("new_session", "update_last_request_at")
@@ -159,22 +154,11 @@ def to_contact(user: User) -> User:
     """The user in the words of Intercom's API 2.x, where it is a contact."""
     left_out = (*NOT_IN_CONTACTS, "id", "update_last_request_at")
     contact = {CONTACT_NAMES.get(k, k): v for k, v in user.items() if k not in left_out}
-    if user.get("update_last_request_at"):
-        contact["last_seen_at"] = int(time.time())
-    return contact
+    now = {"last_seen_at": int(time.time())} if user.get("update_last_request_at") else {}
+    return contact | now
 
 
 #### Settings
-
-SECRETS = {
-    "intercom_api_id": "INTERCOM_API_ID",
-    "intercom_api_key": "INTERCOM_API_KEY",
-    "intercom_access_token": "INTERCOM_ACCESS_TOKEN",
-    "hipchat_api_key": "HIPCHAT_API_KEY",
-    "slack_webhook_url": "SLACK_WEBHOOK_URL",
-    "aws_access_key": "AWS_ACCESS_KEY_ID",
-    "aws_secret_key": "AWS_SECRET_ACCESS_KEY",
-}
 
 
 class Source(NamedTuple):
@@ -183,7 +167,7 @@ class Source(NamedTuple):
     name: str
     text: str  # the heading, or the constant
     constant: bool
-    kind: str  # as the log calls the type
+    kind: str
     convert: Callable[[str], Value]
     attribute: bool
 
@@ -230,18 +214,13 @@ class Settings(NamedTuple):
     slack_icon_emoji: str = ""
     log_use_logs: bool = True
     log_folder: str = "logs"
-    sources: tuple[Source, ...] = ()  # [user] and [custom_attributes]
+    sources: tuple[Source, ...] = ()  # of [user] and [custom_attributes]
     discarded: tuple[str, ...] = ()  # keys of [user] that are no field of Intercom's
 
     @property
     def contacts(self) -> bool:
         """Whether user_url speaks API 2.x, where users are contacts."""
         return self.intercom_user_url.endswith("/contacts")
-
-    @property
-    def version(self) -> str:
-        """The Intercom-Version header."""
-        return self.intercom_api_version or ("2.14" if self.contacts else "1.4")
 
     @property
     def authorization(self) -> str:
@@ -251,15 +230,45 @@ class Settings(NamedTuple):
         return f"Bearer {token}" if token else f"Basic {base64.b64encode(pair).decode()}"
 
 
+SECRETS = {
+    "intercom_api_id": "INTERCOM_API_ID",
+    "intercom_api_key": "INTERCOM_API_KEY",
+    "intercom_access_token": "INTERCOM_ACCESS_TOKEN",
+    "hipchat_api_key": "HIPCHAT_API_KEY",
+    "slack_webhook_url": "SLACK_WEBHOOK_URL",
+    "aws_access_key": "AWS_ACCESS_KEY_ID",
+    "aws_secret_key": "AWS_SECRET_ACCESS_KEY",
+}
+URL = r"(https://|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@?#]+"
+URL_FORM = "an https:// URL (http:// only on this machine) without name or password"
+FORMS = {  # what a value has to look like, and how that is said
+    "aws_endpoint_url": (r"https?://[^/\s]\S*", "a URL such as https://host"),
+    "csv_delimiter": ('tab|[^"\r\n]', "one character, or the word tab"),
+    "intercom_user_url": (URL + "/(users|contacts)", URL_FORM + ", ending in /users or /contacts"),
+    "intercom_api_version": (r"[\w.]+", "a version such as 1.4 or 2.14"),
+    "intercom_concurrency": ("[1-9][0-9]{0,2}", "a number from 1 to 999"),
+    "hipchat_from": ("[A-Za-z0-9 _-]{1,15}", "1 to 15 letters, digits, spaces, - or _"),
+    "hipchat_api_url": (URL, URL_FORM),
+    "slack_webhook_url": (URL, URL_FORM),
+    "slack_channel": ("[#@].+", "#channel or @user"),
+}
+TYPE_FORMS = {
+    bool: ("|".join(BOOLEANS), "true or false"),
+    int: (r"[0-9]{1,9}", "a whole number such as 50"),
+    float: (r"[0-9]{1,9}(\.[0-9]*)?", "a number such as 30"),
+    str: ("[^\n]*", "it on one line"),
+}
+
+
 def nearest(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.0) -> str:
     """The names of `known` that are spelt most like `name`, case aside."""
     spelt = {candidate.lower(): candidate for candidate in known}
     return ", ".join(spelt[n] for n in difflib.get_close_matches(name.lower(), spelt, most, cutoff))
 
 
-def unquote(value: str) -> str:
-    """`value` without the double quotes that may stand around it."""
-    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+def unquote(text: str) -> str:
+    """`text` without the double quotes that may stand around it."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def parse_config(config: Path, problems: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -276,53 +285,45 @@ def parse_config(config: Path, problems: dict[str, str]) -> dict[str, dict[str, 
         where = f"[{error.section}] {getattr(error, 'option', '')}".rstrip()
         problems[where] = f"stands there twice, again in line {error.lineno}; write it once"
     except configparser.ParsingError as error:
-        for number in [n for n, _ in getattr(error, "errors", ())] or [error.lineno]:  # type: ignore[attr-defined]
+        for number, _ in getattr(error, "errors", ()) or [(getattr(error, "lineno", 1), "")]:
             problems[f"line {number}"] = "is not `key = value` below a [section]; write it so"
     return {section: dict(parser[section]) for section in parser.sections()}
 
 
-def read_value(text: str, default: Value) -> Value:
+def read_value(name: str, text: str, default: Value) -> Value:
     """`text` in the type of `default`; ValueError says what to write."""
-    if "\n" in text:
-        raise ValueError("stands on several lines; write it on one")
-    if isinstance(default, str) or not text:
-        return text or default
-    try:
-        if isinstance(default, bool):
-            return to_boolean(text)
-        return to_integer(text) if isinstance(default, int) else to_float(text)
-    except ValueError:
-        example = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
-        raise ValueError(f"is {text!r}; write {example}, such as {str(default).lower()}") from None
+    kind = type(default)
+    for pattern, form in (TYPE_FORMS[kind], FORMS.get(name, TYPE_FORMS[str])):
+        if text and not re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE):
+            raise ValueError(("" if name in SECRETS else f"is {text!r}; ") + f"write {form}")
+    if name in SECRETS and re.search("[^!-~]", text):
+        raise ValueError("holds a character that no key has; copy it anew")
+    return (to_boolean(text) if kind is bool else kind(text)) if text else default
 
 
 def read_source(name: str, text: str, attribute: bool) -> Source:
     """What `name = text` of [user] or [custom_attributes] means; ValueError says what is wrong."""
-    kind, convert = "", FIELDS.get(name, to_attribute_text)
-    if attribute:
-        if len(name) > MAX_ATTRIBUTE_NAME or "." in name or "$" in name:
-            raise ValueError(
-                "Intercom's names have no . or $ and at most 190 characters; rename it"
-            )
-        if not re.fullmatch("'.*'", text):
-            heading, _, last = text.rpartition(":")
-            text, kind = (unquote(heading.strip()), last.strip()) if heading else (text, "")
+    kind = "" if attribute else FIELDS[name]
+    if attribute and not re.fullmatch(f"[^.$]{{1,{MAX_ATTRIBUTE_NAME}}}", name):
+        raise ValueError(f"rename it: no . or $, at most {MAX_ATTRIBUTE_NAME} characters")
+    if attribute and ":" in text and not re.fullmatch("'.*'", text):
+        text, kind = (part.strip() for part in text.rsplit(":", 1))
         if kind and kind not in CONVERTERS:
             near = nearest(kind, CONVERTERS)
-            raise ValueError(f"unknown type {kind}; write one of {', '.join(CONVERTERS)} ({near}?)")
-        convert = CONVERTERS[kind or "string"]
-    constant = bool(re.fullmatch("'.*'", text))
-    if constant:
-        text = text[1:-1]
-        try:
-            convert(text.strip())
-        except ValueError as error:
-            raise ValueError(f"the constant '{text}' is {error}; write one that fits") from None
-    return Source(name, text, constant, kind or convert.__name__[3:], convert, attribute)
+            raise ValueError(f"unknown type {kind}; write {', '.join(CONVERTERS)} ({near}?)")
+    kind, text = kind or "string", unquote(text)
+    convert = CONVERTERS[kind] if attribute or kind != "string" else str
+    if not re.fullmatch("'.*'", text):
+        return Source(name, text, False, kind, convert, attribute)
+    try:
+        convert(text[1:-1].strip())
+    except ValueError as error:
+        raise ValueError(f"the constant {text} is {error}; write one that fits") from None
+    return Source(name, text[1:-1], True, kind, convert, attribute)
 
 
 def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
-    """The settings of the file, .env, the environment and the command line, and what is wrong."""
+    """The settings of command line, environment, .env and file, and what is wrong with them."""
     problems: dict[str, str] = {}
     values = parse_config(config, problems)
     try:
@@ -333,121 +334,84 @@ def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings
     for name, default in Settings._field_defaults.items():
         section, _, key = name.partition("_")
         if key:
-            text = values.get(section, {}).pop(key, "")
-            text = os.environ.get(SECRETS.get(name, ""), "") or unquote(text)
+            text = unquote(values.get(section, {}).pop(key, ""))
             if name in SECRETS:
+                text = os.environ.get(SECRETS[name]) or text
                 hide(text)
             try:
-                given[name] = read_value(text, default)
+                given[name] = read_value(name, text, default)
             except ValueError as error:
                 problems[f"[{section}] {key}"] = str(error)
-    sources, discarded = [], []
-    for section in ("user", "custom_attributes"):
-        for key, text in values.pop(section, {}).items():
-            if section == "user" and key not in FIELDS:
-                discarded.append(key)
-            elif unquote(text):
-                try:
-                    sources.append(read_source(key, unquote(text), section != "user"))
-                except ValueError as error:
-                    problems[f"[{section}] {key}"] = str(error)
+    mapped = {section: values.pop(section, {}) for section in ("user", "custom_attributes")}
+    given["discarded"] = tuple(key for key in mapped["user"] if key not in FIELDS)
+    for section, key, text in ((s, k, t) for s, keys in mapped.items() for k, t in keys.items()):
+        try:
+            if unquote(text) and key not in given["discarded"]:
+                source = read_source(key, unquote(text), section != "user")
+                given["sources"] = (*given.get("sources", ()), source)
+        except ValueError as error:
+            problems[f"[{section}] {key}"] = str(error)
     keys = [name.split("_", 1) for name in Settings._fields[:-2]]
-    for section, rest in values.items():
+    for section, unknown in values.items():
         known = [key for place, key in keys if place == section]
         if not known:
-            sections = {place for place, _ in keys} | {"user", "custom_attributes"}
-            problems[f"[{section}]"] = f"unknown section; write [{nearest(section, sections)}]?"
-        for key in rest if known else ():
-            problems[f"[{section}] {key}"] = f"unknown key; write {nearest(key, known)}?"
-    if arguments.local:
-        given["aws_use_aws"] = False
+            near = nearest(section, [*(place for place, _ in keys), *mapped])
+            problems[f"[{section}]"] = f"unknown section; write [{near}]?"
+        problems |= {
+            f"[{section}] {key}": f"unknown key; write {nearest(key, known)}?"
+            for key in unknown
+            if known
+        }
+    given |= {"aws_use_aws": False} if arguments.local else {}
     if arguments.filename:
         given |= {"file_select_latest": False, "file_name": arguments.filename}
-    settings = Settings(**given, sources=tuple(sources), discarded=tuple(discarded))
+    settings = Settings(**given)
     hide(f"{settings.intercom_api_id}:{settings.intercom_api_key}")
-    for url in (os.environ.get("AWS_SESSION_TOKEN", ""), *urllib.request.getproxies().values()):
-        hide(urlsplit(url).password or "" if "://" in url else url)
+    hide(os.environ.get("AWS_SESSION_TOKEN", ""))
+    for proxy in urllib.request.getproxies().values():
+        hide(urlsplit(proxy).password or "")
     for wrong, where, text in checks(settings, arguments.dry_run):
         if wrong:
             problems.setdefault(where, text)
     return settings, problems
 
 
-def url_problem(url: str) -> str:
-    """What is wrong with an URL that secrets are sent to; blank where nothing is."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        host = ""
-    if not host or parts.scheme not in ("http", "https") or re.search(r"[^!-~]|@", url):
-        return "is no URL to use; write one such as https://host/path, without name or password"
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address("127.0.0.1" if host == "localhost" else host).is_loopback:
-            return ""
-    return "" if parts.scheme == "https" else "would send secrets in the clear; write https://..."
-
-
-def works(function: Callable[..., object], *values: object) -> bool:
-    """Whether the standard library takes these values."""
-    try:
-        function(*values)
-    except (ValueError, LookupError, re.error):
-        return False
-    return True
-
-
 def checks(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
-    """What can be wrong with values that are readable: whether it is, where, and what to write."""
+    """What can be wrong with values that fit their form: whether it is, where, what to write."""
     yield s.aws_use_aws and not s.aws_bucket, "[aws] bucket", "is blank; name the bucket"
-    pair = {"access_key": s.aws_access_key, "secret_key": s.aws_secret_key}
-    for key in pair:
-        half = s.aws_use_aws and not pair[key] and any(pair.values())
-        yield half, f"[aws] {key}", "is blank; write both keys, or none for boto3's own chain"
-    bad = not re.match(r"https?://[^/]|$", s.aws_endpoint_url)
-    yield bad, "[aws] endpoint_url", "is no URL; write one such as https://host"
+    half = s.aws_use_aws and bool(s.aws_access_key) != bool(s.aws_secret_key)
+    key = "secret_key" if s.aws_access_key else "access_key"
+    yield half, f"[aws] {key}", "is blank; write both keys, or none for boto3's own chain"
     bad = not s.file_select_latest and not s.file_name
     yield bad, "[file] name", "is blank; name the file, or write select_latest = true"
-    example = datetime.now().strftime(s.file_time_format) if s.file_select_latest else ""
-    bad = not works(datetime.strptime, example, s.file_time_format) and s.file_select_latest
+    bad = s.file_select_latest and not works(lambda: time_stamp(example_name(s), s))
     yield bad, "[file] time_format", "is no time format; write one such as %Y-%m-%dT%H-%M-%S"
-    bad = s.csv_delimiter != "tab" and (len(s.csv_delimiter) != 1 or s.csv_delimiter in '"\r\n')
-    yield bad, "[csv] delimiter", "is not one character; write one, or the word tab"
-    bad = not works(io.TextIOWrapper, io.BytesIO(), s.csv_encoding)
+    bad = not works(lambda: io.TextIOWrapper(io.BytesIO(), s.csv_encoding))
     yield bad, "[csv] encoding", "is unknown; write one such as utf-8 or cp1252"
-    pair = {"api_id": s.intercom_api_id, "api_key": s.intercom_api_key}
-    for key in pair if any(pair.values()) and not s.intercom_access_token else ("access_token",):
-        bad = not pair.get(key) and not s.intercom_access_token and not dry_run
-        yield bad, f"[intercom] {key}", "is blank; write an access token, or api_id and api_key"
-    bad = not re.search("/(users|contacts)$", s.intercom_user_url)
-    text = url_problem(s.intercom_user_url) or "does not end in /users or /contacts; write it so"
-    yield bool(bad or url_problem(s.intercom_user_url)), "[intercom] user_url", text
-    bad = not re.fullmatch(r"[\w.]*", s.intercom_api_version, re.ASCII)
-    yield bad, "[intercom] api_version", "is no version; write one such as 1.4 or 2.14"
-    bad = not 0 <= s.intercom_timeout <= 86400
-    yield bad, "[intercom] timeout", "is out of range; write 0 to 86400 seconds"
-    yield s.intercom_retries < 0, "[intercom] retries", "is negative; write 0 or more"
-    bad = not 1 <= s.intercom_concurrency <= 1000
-    yield bad, "[intercom] concurrency", "is out of range; write 1 to 1000"
-    for key in ("api_key", "room_id") if s.hipchat_use_hipchat else ():
-        bad = not getattr(s, f"hipchat_{key}")
-        yield bad, f"[hipchat] {key}", "is blank; write it, or use_hipchat = false"
-    bad = not re.fullmatch("[A-Za-z0-9 _-]{1,15}", s.hipchat_from)
-    yield bad, "[hipchat] from", "is not 1 to 15 letters, digits, spaces, - or _; write it so"
-    yield bool(url_problem(s.hipchat_api_url)), "[hipchat] api_url", url_problem(s.hipchat_api_url)
-    if s.slack_use_slack:
-        text = url_problem(s.slack_webhook_url) if s.slack_webhook_url else "is blank; write it"
-        yield bool(text), "[slack] webhook_url", text
-        yield not re.match("[#@]|$", s.slack_channel), "[slack] channel", "write #channel or @user"
-    for name in SECRETS:
-        bad = bool(re.search("[^!-~]", getattr(s, name)))
-        section, _, key = name.partition("_")
-        yield bad, f"[{section}] {key}", "holds a character that no key has; copy it anew"
+    bad = not (s.intercom_access_token or dry_run or (s.intercom_api_id and s.intercom_api_key))
+    key = "api_key" if s.intercom_api_id else "api_id" if s.intercom_api_key else "access_token"
+    yield bad, f"[intercom] {key}", "is blank; write an access token, or api_id and api_key"
+    bad = not works(lambda: requests.Request("GET", s.intercom_user_url).prepare())
+    yield bad, "[intercom] user_url", "is no URL; write one such as https://api.intercom.io/users"
+    for key in ("hipchat_api_key", "hipchat_room_id") if s.hipchat_use_hipchat else ():
+        text = "is blank; write it, or use_hipchat = false"
+        yield not getattr(s, key), key.replace("hipchat_", "[hipchat] "), text
+    bad = s.slack_use_slack and not s.slack_webhook_url
+    yield bad, "[slack] webhook_url", "is blank; write it, or use_slack = false"
     names = [source.name for source in s.sources if not source.attribute]
     bad = bool(names or s.discarded) and not set(names) & set(IDENTITY)
     yield bad, "[user]", "names no identity; write user_id, email or id"
     bad = len(s.sources) - len(names) > MAX_ATTRIBUTES
     yield bad, "[custom_attributes]", f"has more than {MAX_ATTRIBUTES} keys; leave some out"
+
+
+def works(action: Callable[[], object]) -> bool:
+    """Whether a library takes what it is given here."""
+    try:
+        action()
+    except (ValueError, LookupError, re.error):
+        return False
+    return True
 
 
 #### Finding the file
@@ -461,95 +425,106 @@ class CsvFile(NamedTuple):
     size: int
 
 
-def newest(names: Iterable[str], time_format: str, place: str) -> str:
+def stem(name: str) -> str:
+    """A file's name without .csv or .csv.gz; blank where it has neither."""
+    return (
+        name.removesuffix(".gz").removesuffix(".csv") if re.search(r"\.csv(\.gz)?$", name) else ""
+    )
+
+
+def example_name(settings: Settings) -> str:
+    return datetime.now().strftime(settings.file_time_format) + ".csv"
+
+
+def time_stamp(name: str, settings: Settings) -> datetime:
+    """The time in a file's name; ValueError where it doesn't fit [file] time_format."""
+    return datetime.strptime(stem(name), settings.file_time_format)
+
+
+def newest(names: Iterable[str], settings: Settings, place: str) -> str:
     """The name with the latest time stamp; StopRun with an example where none has one."""
     stamped = []
     for name in names:
         try:
-            stem = re.sub(r"\.csv(\.gz)?$", "", name)
-            stamped.append((datetime.strptime(stem if stem != name else "", time_format), name))
+            stamped.append((time_stamp(name, settings), name))
         except ValueError:
             log.debug("%s is skipped: it doesn't fit [file] time_format", name)
     if not stamped:
-        example = datetime.now().strftime(time_format) + ".csv"
-        raise StopRun(f"{place} holds no file that fits [file] time_format, such as {example}")
+        like = f"that fits [file] time_format, such as {example_name(settings)}"
+        raise StopRun(f"{place} holds no file {like}")
     return max(stamped)[1]
 
 
-def open_local(settings: Settings) -> CsvFile:
-    """The file on disk that is named, or the newest; StopRun where there is none."""
-    folder = Path(settings.local_folder).expanduser()
-    name = settings.file_name
+def open_file(settings: Settings) -> CsvFile:
+    """The file that is named, or the newest; StopRun where there is none, or it can't be read."""
+    if settings.aws_use_aws:
+        return open_s3(settings)
+    folder = Path(settings.local_folder).expanduser().absolute()
     try:
+        name = settings.file_name
         if settings.file_select_latest:
             files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
-            name = newest(files, settings.file_time_format, f"the folder {folder.absolute()}")
+            name = newest(files, settings, f"the folder {folder}")
         path = folder / name if (folder / name).exists() else Path(name)
         file = path.open("rb")
         return CsvFile(path.name, file, os.fstat(file.fileno()).st_size)
-    except FileNotFoundError:
-        where = folder.absolute() if settings.file_select_latest else folder.absolute() / name
-        raise StopRun(f"{where}: there is no such file or folder") from None
     except OSError as error:
-        raise StopRun(f"{error.filename} can't be read: {error.strerror}") from None
+        tried = folder / name if name else folder
+        raise StopRun(f"{tried} can't be read: {error.strerror}") from None
 
 
 def open_s3(settings: Settings) -> CsvFile:
-    """A copy of the object that is named, or of the newest; StopRun where there is none.
+    """A whole copy of the object that is named, or of the newest.
 
     Only immediate children of the folder are listed: see Delimiter in
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
     """
     try:
         import boto3
-        import botocore.config
-        import botocore.exceptions
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
         raise StopRun(f"the package {error.name} is missing: {INSTALL}") from None
     bucket, name = settings.aws_bucket, settings.file_name
-    folder = f"{settings.aws_folder.strip('/')}/".removeprefix("/")
-    place = f"s3://{bucket}/{folder}{name}"
+    folder = f"{settings.aws_folder.strip('/')}/".lstrip("/")
+    place = f"s3://{bucket}/{folder}"
+    environment = settings.aws_access_key == os.environ.get("AWS_ACCESS_KEY_ID")
     retries = {"mode": "standard", "max_attempts": 5}
-    from_env = settings.aws_access_key == os.environ.get("AWS_ACCESS_KEY_ID")
     try:
         client = boto3.client(
             "s3",
             aws_access_key_id=settings.aws_access_key or None,
             aws_secret_access_key=settings.aws_secret_key or None,
-            aws_session_token=os.environ.get("AWS_SESSION_TOKEN") if from_env else None,
+            aws_session_token=os.environ.get("AWS_SESSION_TOKEN") if environment else None,
             region_name=settings.aws_region or None,
             endpoint_url=settings.aws_endpoint_url or None,
-            config=botocore.config.Config(connect_timeout=10, read_timeout=60, retries=retries),
+            config=Config(connect_timeout=10, read_timeout=60, retries=retries),
         )
         if settings.file_select_latest:
-            lister = client.get_paginator("list_objects_v2")
-            pages = lister.paginate(Bucket=bucket, Prefix=folder, Delimiter="/")
-            keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
-            names = [key[len(folder) :] for key in keys]
-            name = newest(names, settings.file_time_format, place)
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=folder, Delimiter="/"
+            )
+            keys = (item["Key"] for page in pages for item in page.get("Contents", ()))
+            name = newest((key[len(folder) :] for key in keys), settings, place)
         return download(client, settings, folder + name)
-    except (
-        botocore.exceptions.BotoCoreError,
-        botocore.exceptions.ClientError,
-        ValueError,
-    ) as error:
+    except (BotoCoreError, ClientError, ValueError) as error:
         code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
-        raise StopRun(f"{place}: {S3_REASONS.get(code, code)} ({error})") from None
+        advice = S3_ADVICE.get(code, "see [aws] in config.ini")
+        raise StopRun(f"{place}{name}: {error}; {advice}") from None
 
 
-S3_REASONS = {
-    "NoSuchBucket": "there is no such bucket; see [aws] bucket",
-    "NoSuchKey": "there is no such file; see [aws] folder, or use --local for a file on disk",
-    "AccessDenied": "access is denied; the keys need s3:ListBucket and s3:GetObject",
-    "InvalidAccessKeyId": "S3 doesn't know the key; see [aws] access_key",
-    "SignatureDoesNotMatch": "the key's secret is another; see [aws] secret_key",
-    "NoCredentialsError": "there are no AWS credentials; see [aws] access_key and secret_key",
-    "EndpointConnectionError": "S3 can't be reached",
+S3_ADVICE = {
+    "NoSuchBucket": "see [aws] bucket",
+    "NoSuchKey": "see [aws] folder, or use --local for a file on disk",
+    "AccessDenied": "the keys need s3:ListBucket and s3:GetObject there",
+    "InvalidAccessKeyId": "see [aws] access_key",
+    "SignatureDoesNotMatch": "see [aws] secret_key",
+    "NoCredentialsError": "see [aws] access_key and secret_key",
 }
 
 
 def download(client: Any, settings: Settings, key: str) -> CsvFile:
-    """The whole object, in a file without a name, of which not even kill -9 leaves anything.
+    """The object in a file without a name, of which not even kill -9 leaves anything.
 
     What breaks off is begun anew, so that no two states of the object are mixed.
     """
@@ -558,7 +533,7 @@ def download(client: Any, settings: Settings, key: str) -> CsvFile:
     folder = Path(settings.aws_tmp_folder or tempfile.gettempdir()).expanduser()
     try:
         copy = tempfile.TemporaryFile(dir=folder)
-        for attempt in range(5):
+        for _ in range(5):
             answer = client.get_object(Bucket=settings.aws_bucket, Key=key)
             copy.seek(0)
             copy.truncate()
@@ -567,7 +542,7 @@ def download(client: Any, settings: Settings, key: str) -> CsvFile:
             if copy.tell() == answer["ContentLength"]:
                 copy.seek(0)
                 return CsvFile(key.rpartition("/")[2], copy, answer["ContentLength"])
-            log.warning("the download of %s broke off, try %d of 5", key, attempt + 1)
+            log.warning("the download of %s broke off after %d bytes", key, copy.tell())
     except OSError as error:
         raise StopRun(f"the download can't be written to {folder}: {error.strerror}") from None
     raise StopRun(f"the download of {key} broke off five times; try again later")
@@ -581,21 +556,22 @@ class Row(NamedTuple):
 
     line: int
     lines: Iterable[str]  # as they stand in the file
-    cells: list[str] = []
+    cells: list[str]
     problem: str = ""
 
 
 class Sheet(NamedTuple):
-    """A CSV file whose headings have been read."""
+    """A CSV file whose headings have been read, and where in its rows a user's values are."""
 
-    rows: Iterator[Row]
-    headings: list[str]
-    heading_lines: list[str]  # none where [csv] headings stand for them
     text: io.TextIOWrapper
+    rows: Iterator[Row]
+    heading_lines: list[str]  # none where [csv] headings stand for them
+    width: int
+    constants: list[str]  # appended to each row's cells
+    columns: list[tuple[int, Source]]
 
 
-READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeError)
-SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes outside the encoding are read as
+SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes that are not in the encoding are read as
 
 
 def read_rows(text: io.TextIOWrapper, delimiter: str) -> Iterator[Row]:
@@ -610,8 +586,7 @@ def read_rows(text: io.TextIOWrapper, delimiter: str) -> Iterator[Row]:
             lines.append(line)
             yield line if number else line.removeprefix("\ufeff")
 
-    pulled = pull()
-    reader = csv.reader(pulled, delimiter=delimiter, strict=True)
+    reader = csv.reader(pull(), delimiter=delimiter, strict=True)
     line = 1
     while True:
         cells, problem = [], ""
@@ -625,11 +600,11 @@ def read_rows(text: io.TextIOWrapper, delimiter: str) -> Iterator[Row]:
                 problem = "a quote opens here and never closes; the rest of the file is inside it"
                 yield Row(line, itertools.chain(lines[:], text), cells, problem)
                 return
-        except READ_ERRORS as error:
+        except (OSError, EOFError, zlib.error, UnicodeError) as error:
             if lines:
                 yield Row(line, lines, cells, "the file breaks off in this row")
             raise StopRun(f"the file breaks off after line {line - 1}: {error}") from None
-        if not problem and any(map(SURROGATE.search, lines)):
+        if not all(map(str.isascii, lines)) and any(map(SURROGATE.search, lines)):
             problem = f"it holds bytes that are not {text.encoding}; see [csv] encoding"
         if problem or len(cells) > 1 or (cells and cells[0].strip()):
             yield Row(line, lines[:], cells, problem)
@@ -638,71 +613,62 @@ def read_rows(text: io.TextIOWrapper, delimiter: str) -> Iterator[Row]:
 
 
 def open_sheet(file: CsvFile, settings: Settings) -> Sheet:
-    """The file's headings and rows; StopRun where it has no headings."""
-    name = codecs.lookup(settings.csv_encoding).name
-    errors = "surrogatepass" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"
-    content: Any = file.content if not file.name.endswith(".gz") else gzip.open(file.content)
+    """The file's rows below its headings; StopRun where these don't fit the settings."""
+    wide = re.match("utf_?(16|32)", settings.csv_encoding.lower().replace("-", "_"))
+    content: Any = gzip.open(file.content) if file.name.endswith(".gz") else file.content
+    errors = "surrogatepass" if wide else "surrogateescape"
     text = io.TextIOWrapper(content, settings.csv_encoding, errors, newline="")
     rows = read_rows(text, "\t" if settings.csv_delimiter == "tab" else settings.csv_delimiter)
     first = next(rows, None)
     found = [cell.strip() for cell in first.cells] if first else []
     headings = [cell.strip() for cell in next(csv.reader([settings.csv_headings]), [])]
+    heading_lines: list[str] = []
     if headings and found != headings:
-        return Sheet(itertools.chain([first] if first else [], rows), headings, [], text)
-    if first is None or first.problem:
+        rows = itertools.chain([first] if first else [], rows)
+    elif first is None or first.problem:
         raise StopRun(f"the row of headings: {first.problem if first else 'the file is empty'}")
-    return Sheet(rows, found, list(first.lines), text)
+    else:
+        headings, heading_lines = found, list(first.lines)
+    constants, columns = map_columns(settings, headings)
+    return Sheet(text, rows, heading_lines, len(headings), constants, columns)
 
 
-class Layout(NamedTuple):
-    """Where each value of a user stands in a row that the constants are appended to."""
-
-    width: int
-    constants: list[str]
-    columns: list[tuple[int, Source]]
-
-
-def map_columns(settings: Settings, headings: list[str]) -> Layout:
-    """Each source's place; StopRun with all headings that are missing or ambiguous."""
-    sources = settings.sources
+def map_columns(s: Settings, headings: list[str]) -> tuple[list[str], list[tuple[int, Source]]]:
+    """The constants, and each source's place in cells + constants; StopRun names all misfits."""
+    sources = s.sources
     if all(source.attribute for source in sources):
-        own = [read_source(name, name, attribute=False) for name in FIELDS if name in headings]
-        sources = (*own, *sources)
+        sources += tuple(read_source(name, name, False) for name in FIELDS if name in headings)
     constants = [source.text for source in sources if source.constant]
-    columns, problems, place = [], [], itertools.count(len(headings))
+    problems = []
     for source in sources:
-        times = headings.count(source.text)
-        if source.constant:
-            columns.append((next(place), source))
-        elif times == 1:
-            columns.append((headings.index(source.text), source))
-        else:
+        times = 1 if source.constant else headings.count(source.text)
+        if times != 1:
             near = nearest(source.text, headings, 3, 0.5) or ", ".join(headings)
-            what = f"stands there {times} times" if times else f"is missing (nearest: {near})"
-            problems.append(f"{source.text!r}, for {source.name}, {what}")
+            what = f"stands there {times} times" if times else f"is missing; the nearest: {near}"
+            problems.append(f"{source.text!r} (for {source.name}) {what}")
     if not any(source.name in IDENTITY for source in sources if not source.attribute):
         problems.append(f"none is user_id, email or id (there are: {', '.join(headings)})")
     if problems:
-        raise StopRun(
-            "the headings don't fit [user] and [custom_attributes]: " + "; ".join(problems)
-        )
-    return Layout(len(headings), constants, columns)
+        raise StopRun("the file's headings don't fit config.ini: " + "; ".join(problems))
+    places = iter(range(len(headings), len(headings) + len(constants)))
+    where = [next(places) if s.constant else headings.index(s.text) for s in sources]
+    return constants, list(zip(where, sources, strict=True))
 
 
-def to_user(cells: list[str], layout: Layout) -> tuple[User, list[str]]:
+def to_user(cells: list[str], sheet: Sheet) -> tuple[User, list[str]]:
     """The user in a row, and what is wrong with the cells that had to be left out."""
     user: User = {}
     attributes: User = {}
     wrong = []
-    cells = cells + layout.constants
-    for index, source in layout.columns:
+    cells = cells + sheet.constants
+    for index, (name, text, _, kind, convert, is_attribute) in sheet.columns:
         cell = cells[index].strip()
         if cell:
             try:
-                (attributes if source.attribute else user)[source.name] = source.convert(cell)
+                (attributes if is_attribute else user)[name] = convert(cell)
             except ValueError as error:
-                shown = f"{cell[:80]!r}{'...' if len(cell) > 80 else ''}"
-                wrong.append(f"heading {source.text!r}, value {shown}, type {source.kind}: {error}")
+                shown = repr(cell if len(cell) < 100 else cell[:80] + "...")
+                wrong.append(f"heading {text!r}, value {shown}, no {kind}: {error}")
     if attributes:
         user["custom_attributes"] = attributes
     return user, wrong
@@ -714,7 +680,7 @@ TIMEOUTS = (10, 60)  # seconds to connect, and to answer
 MAX_ANSWER = 2**20  # bytes that are read of an answer
 MAX_PAUSE = 300  # seconds that a rate limit may hold a run up
 EXISTS = re.compile(
-    r"(A|An archived) contact matching those details already exists with id=([\w-]+)"
+    "(A|An archived) contact matching those details already exists with id=([^ ;]+)"
 )
 STOPS = {
     401: "the credentials are wrong; see [intercom] access_token (or api_id and api_key)",
@@ -724,19 +690,16 @@ STOPS = {
     405: "[intercom] user_url takes no users",
     406: "[intercom] user_url doesn't speak Intercom's JSON",
 }
-REDIRECTED = "[intercom] user_url answers with a redirection, which is not followed"
+REDIRECTED = "[intercom] user_url answers with a redirection, which is never followed"
 USE_CONTACTS = "; apps on Intercom's API 2.x want user_url = https://api.intercom.io/contacts"
 
 
 class Verdict(enum.Enum):
-    ACCEPTED = "added or updated"
-    RETRY = "to be tried again"
-    REFUSED = "refused"
-    STOP = "the settings are wrong"
+    ACCEPTED, RETRY, REFUSED, STOP = range(4)
 
 
 def verdict(status: int, by_id: bool) -> Verdict:
-    """What a status (0: no answer) means for a user, and whether it was looked up by Intercom's id.
+    """What a status (0: no answer) means for a user, and whether Intercom's id was sent.
 
     https://developers.intercom.com/docs/references/rest-api/errors/http-responses
     """
@@ -750,12 +713,13 @@ def verdict(status: int, by_id: bool) -> Verdict:
 
 
 class Answer(NamedTuple):
-    status: int = 0  # there was none, and `failure` says why
-    headers: Mapping[str, str] = {}
-    body: bytes = b""
-    failure: str = ""
-    fatal: bool = False  # no use to try again
-    seconds: float = 0.0
+    """What Intercom answered, or with status 0, why it didn't."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    failure: str
+    seconds: float
 
     def json(self) -> dict[str, Any]:
         """The body, where it is a JSON object; else an empty one."""
@@ -766,17 +730,20 @@ class Answer(NamedTuple):
         return body if isinstance(body, dict) else {}
 
     def __str__(self) -> str:
-        """The status, and what Intercom says of an error: codes, messages and request_id."""
+        """The status and what is said of an error: Intercom's codes, messages and request_id."""
+        if self.status < 300:
+            return self.failure or str(self.status)
         content = self.json()
         errors = content.get("errors")
-        if self.status < 300 or not isinstance(errors, list):
-            text = self.body[:200].decode(errors="replace") if self.status >= 300 else ""
-            return self.failure or f"{self.status} {text}".rstrip()
-        listed = [f"{e.get('code')}: {e.get('message')}" for e in errors if isinstance(e, dict)]
-        return f"{self.status} {'; '.join(listed)} (request_id {content.get('request_id')})"
+        if not isinstance(errors, list):
+            return f"{self.status} {self.body[:200].decode(errors='replace')}"
+        said = "; ".join(
+            f"{e.get('code')}: {e.get('message')}" for e in errors if isinstance(e, dict)
+        )
+        return f"{self.status} {said} (request_id {content.get('request_id')})"
 
     def number(self, header: str) -> int | None:
-        """A header that is a number of at most 11 digits, None for anything else."""
+        """A header that is a number of up to 11 digits; None for anything else."""
         text = self.headers.get(header, "")
         return int(text) if re.fullmatch("[0-9]{1,11}", text) else None
 
@@ -798,9 +765,9 @@ class Answer(NamedTuple):
         """Seconds that a 429 asks for, at most MAX_PAUSE; 0 for any other answer."""
         if self.status != 429:
             return 0
-        date = self.time("Date", time.time())
-        asked = self.number("Retry-After") or self.time("Retry-After", date) - date
-        return min(MAX_PAUSE, max(0, asked, self.until_reset()))
+        now = self.time("Date", time.time())
+        after = self.number("Retry-After") or self.time("Retry-After", now) - now
+        return min(MAX_PAUSE, max(0, after, self.until_reset()))
 
 
 class RateLimit:
@@ -809,22 +776,25 @@ class RateLimit:
     def __init__(self) -> None:
         self.limit = 1.0  # until the first answer, one request feels its way
         self.remaining = self.reset = 0
-        self.ends = self.held = 0.0  # time.monotonic() of the window's end, and after a 429
+        self.ends = self.held = 0.0  # time.monotonic() when the window, or a 429's pause is over
 
     def learn(self, answer: Answer) -> None:
-        now, wait = time.monotonic(), answer.until_reset()
+        now = time.monotonic()
+        if answer.status:
+            self.limit = answer.number("X-RateLimit-Limit") or math.inf
         self.held = max(self.held, now + answer.pause())
         reset, remaining = (
             answer.number("X-RateLimit-Reset"),
             answer.number("X-RateLimit-Remaining"),
         )
-        self.limit = answer.number("X-RateLimit-Limit") or math.inf
-        if reset is None or remaining is None or not 0 < wait <= MAX_PAUSE or reset < self.reset:
+        if reset is None or remaining is None or reset < self.reset:
             return
-        if reset > self.reset:
-            self.reset, self.remaining, self.ends = reset, remaining, now + wait
-        # Date has whole seconds, so of a window's answers the earliest end is the exact one.
-        self.remaining, self.ends = min(self.remaining, remaining), min(self.ends, now + wait)
+        wait = answer.until_reset()
+        if 0 < wait <= MAX_PAUSE:
+            if reset > self.reset:
+                self.reset, self.remaining, self.ends = reset, remaining, now + wait
+            # Date has whole seconds, so of a window's answers the earliest end is the exact one.
+            self.remaining, self.ends = min(self.remaining, remaining), min(self.ends, now + wait)
 
     def opens(self, under_way: int) -> float:
         """The time.monotonic() from which another request may go, if no answer changes it."""
@@ -846,23 +816,22 @@ class Intercom:
             "Accept-Encoding": "identity",
             "Authorization": settings.authorization,
             "Content-Type": "application/json",
-            "Intercom-Version": settings.version,
+            "Intercom-Version": settings.intercom_api_version
+            or ("2.14" if settings.contacts else "1.4"),
             "User-Agent": f"IntercomImporter/{VERSION}",
         }
         # Prepared once, sent by the adapter: no redirect, no cookie, no .netrc, and less work.
         self.request = requests.Request("POST", url, headers).prepare()
-        self.environment: Any = requests.Session().merge_environment_settings(
-            url, {}, True, None, None
-        )
+        session = requests.Session()
+        self.environment: Any = session.merge_environment_settings(url, {}, True, None, None)
         self.adapter = requests.adapters.HTTPAdapter(pool_maxsize=settings.intercom_concurrency)
 
     def exchange(self, method: str, url: str, body: bytes = b"") -> Answer:
-        """Intercom's answer to a request, or why there is none; StopRun for a bad certificate."""
+        """Intercom's answer to a request, or why there is none."""
         request = self.request.copy()
         request.method, request.url, request.body = method, url, body
         request.headers["Content-Length"] = str(len(body))
-        content = b""
-        began = time.monotonic()
+        began, content = time.monotonic(), b""
         try:
             response = self.adapter.send(request, timeout=TIMEOUTS, **self.environment)
             for chunk in response.iter_content(2**16):
@@ -870,12 +839,10 @@ class Intercom:
                 if len(content) > MAX_ANSWER:
                     response.close()
                     break
-        except (requests.RequestException, OSError, ValueError) as error:
-            fatal = "CERTIFICATE_VERIFY_FAILED" in str(error)
-            text = f"no answer ({cause(error)})"
-            return Answer(failure=text, fatal=fatal, seconds=time.monotonic() - began)
+        except Exception as error:  # whatever it is, there is no answer, and the run has to know
+            return Answer(0, {}, b"", f"no answer ({cause(error)})", time.monotonic() - began)
         seconds = time.monotonic() - began
-        return Answer(response.status_code, response.headers, content, seconds=seconds)
+        return Answer(response.status_code, response.headers, content, "", seconds)
 
 
 def cause(error: BaseException) -> str:
@@ -885,32 +852,35 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def stop_reason(answer: Answer, settings: Settings) -> str:
+    """Why an answer ends the run, and what to do."""
+    if "CERTIFICATE_VERIFY_FAILED" in answer.failure:
+        return f"Intercom's certificate can't be trusted: {answer}"
+    advice = "" if settings.contacts or answer.status in (401, 402) else USE_CONTACTS
+    return f"{STOPS.get(answer.status, REDIRECTED)}{advice} ({answer})"
+
+
 def check_attributes(intercom: Intercom, settings: Settings) -> None:
     """StopRun with the custom attributes that the workspace's contacts have not, or not so.
 
     https://developers.intercom.com/docs/references/rest-api/api.intercom.io/data-attributes
     """
     url = settings.intercom_user_url.removesuffix("contacts") + "data_attributes?model=contact"
-    for attempt in range(settings.intercom_retries + 1):
+    for _ in range(settings.intercom_retries + 1):
         answer = intercom.exchange("GET", url)
         if verdict(answer.status, by_id=False) is not Verdict.RETRY:
             break
-        log.warning("GET data_attributes: %s; try %d", answer, attempt + 1)
+        log.warning("GET data_attributes: %s; to be tried again", answer)
         time.sleep(max(answer.pause(), settings.intercom_timeout))
     if answer.status != 200:
-        raise StopRun(
-            f"Intercom's data attributes: {answer}: {STOPS.get(answer.status, 'see there')}"
-        )
-    defined = {
-        attribute.get("name"): attribute.get("data_type")
-        for attribute in answer.json().get("data", ())
-        if attribute.get("custom") and not attribute.get("archived")
-    }
+        raise StopRun(f"Intercom doesn't say its custom attributes: {answer}")
+    listed = [item for item in answer.json().get("data", ()) if item.get("custom")]
+    types = {item.get("name"): item.get("data_type") for item in listed if not item.get("archived")}
     wrong = []
     for source in settings.sources:
         wanted = "date" if source.kind == "timestamp" else source.kind
-        if source.attribute and defined.get(source.name) != wanted:
-            found = f"is {defined[source.name]}" if source.name in defined else "is missing"
+        if source.attribute and types.get(source.name) != wanted:
+            found = f"is {types[source.name]}" if source.name in types else "is missing"
             wrong.append(f"{source.name} {found}, should be {wanted}")
     if wrong:
         raise StopRun("the workspace's custom attributes don't fit: " + "; ".join(wrong))
@@ -920,7 +890,7 @@ def check_attributes(intercom: Intercom, settings: Settings) -> None:
 
 
 class SentUsers:
-    """Of each user, a digest of what Intercom last accepted and Intercom's own id of it.
+    """Of each user, a digest of what Intercom last accepted, and Intercom's own id of it.
 
     Apart for each user_url and credentials. What isn't certain is forgotten: a digest goes before
     its user is sent anew, and when another row turns out to be the same user of Intercom's.
@@ -942,13 +912,14 @@ class SentUsers:
             raise StopRun(
                 f"{self.path} is no state file of this version; see [intercom] state_file"
             )
-        self.execute("PRAGMA journal_mode = WAL")
-        self.execute("PRAGMA synchronous = NORMAL")
-        self.execute(
-            "CREATE TABLE IF NOT EXISTS users (key BLOB PRIMARY KEY, digest BLOB, id TEXT)"
-        )
-        self.execute("CREATE INDEX IF NOT EXISTS users_by_id ON users (id)")
-        self.execute(f"PRAGMA user_version = {self.VERSION}")
+        for statement in (
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = NORMAL",
+            "CREATE TABLE IF NOT EXISTS users (key BLOB PRIMARY KEY, digest BLOB, id TEXT)",
+            "CREATE INDEX IF NOT EXISTS users_by_id ON users (id)",
+            f"PRAGMA user_version = {self.VERSION}",
+        ):
+            self.execute(statement)
 
     def execute(self, statement: str, *values: object) -> Any:
         """The first row of the result; StopRun where the state can't be relied on."""
@@ -978,6 +949,7 @@ class SentUsers:
 
 #### Telling people
 
+TIME_IN_NAME = "%Y-%m-%dT%H-%M-%S"  # no colons, which Windows refuses
 hidden: list[str] = []  # secrets, in each form in which they may turn up
 
 
@@ -1013,11 +985,11 @@ def create(folder: str, name: str, ending: str) -> tuple[Path, int]:
     """A new file for its owner's eyes alone, in a folder made where it is missing: path and fd."""
     place = Path(folder).expanduser().absolute()
     place.mkdir(parents=True, exist_ok=True)
-    for extra in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
+    for extra in ("", *(f"-{number}" for number in range(2, 10000))):
         path = place / f"{name}{extra}{ending}"
         with contextlib.suppress(FileExistsError):
             return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    raise AssertionError
+    raise FileExistsError(17, "there are too many files of this name", str(place / name))
 
 
 class SafeFormatter(logging.Formatter):
@@ -1041,21 +1013,21 @@ class LogFile(logging.StreamHandler[TextIO]):
 
 
 def open_logs(settings: Settings, started: datetime, screen: bool) -> Path | None:
-    """The path of the error log, None without logs; what isn't logged is shown on the screen."""
+    """The path of the error log, None without logs: then, or on demand, the screen gets errors."""
     handlers: list[logging.Handler] = []
     path = None
-    name = started.strftime("%Y-%m-%dT%H-%M-%S")
     try:
-        for kind, level in (("debug", "DEBUG"), ("error", "WARNING")) * settings.log_use_logs:
-            path, descriptor = create(settings.log_folder, name, f"_{kind}.log")
+        for kind in ("debug", "error") if settings.log_use_logs else ():
+            path, descriptor = create(
+                settings.log_folder, f"{started:{TIME_IN_NAME}}", f"_{kind}.log"
+            )
             handlers.append(LogFile(open(descriptor, "w", encoding="utf-8")))
-            handlers[-1].setLevel(level)
     except OSError as error:
         raise StopRun(f"[log] folder {settings.log_folder}: {error.strerror}") from None
     if screen or not handlers:
         handlers.append(logging.StreamHandler())
-        handlers[-1].setLevel("WARNING")
-    for handler in handlers:
+    for number, handler in enumerate(handlers):
+        handler.setLevel("DEBUG" if path and number == 0 else "WARNING")
         handler.setFormatter(SafeFormatter())
         logging.getLogger().addHandler(handler)
     log.setLevel("DEBUG")
@@ -1076,17 +1048,18 @@ def notify(settings: Settings, text: str, color: str) -> None:
         form |= {"message": show(text), "message_format": "text", "color": color}
         posts.append(("Hipchat", url, {"params": query, "data": form}))
     if settings.slack_use_slack:
-        message = {"text": html.escape(show(text), quote=False)}
-        for key in ("channel", "username", "icon_url", "icon_emoji"):
-            message |= {key: value} if (value := getattr(settings, f"slack_{key}")) else {}
+        escaped = show(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        keys = ("channel", "username", "icon_url", "icon_emoji")
+        extras = {key: getattr(settings, f"slack_{key}") for key in keys}
+        message = {"text": escaped} | {key: value for key, value in extras.items() if value}
         posts.append(("Slack", settings.slack_webhook_url, {"json": message}))
     for name, url, content in posts:
         for attempt in (1, 2, 3):
             try:
                 answer = requests.post(url, **content, timeout=2.5, allow_redirects=False)
+                why = f"{answer.status_code} {answer.text[:200]}"
                 if 200 <= answer.status_code < 300:
                     break
-                why = f"{answer.status_code} {answer.text[:200]}"
             except (requests.RequestException, OSError, ValueError) as error:
                 why = cause(error)
             log.warning("the notice to %s failed, try %d of 3: %s", name, attempt, why)
@@ -1104,40 +1077,50 @@ class Progress:
         now = time.monotonic()
         if not self.wanted or now < self.drawn + 0.25:
             return
-        self.drawn, elapsed = now, now - self.began
+        self.drawn, seconds = now, now - self.began
         share = min(1.0, self.file.content.tell() / max(1, self.file.size))
-        left = timedelta(seconds=round(elapsed / share - elapsed)) if share else "?"
+        left = timedelta(seconds=round(seconds / share - seconds)) if share else "?"
         line = (
-            f"{share:4.0%}  {users} users  {users / max(elapsed, 0.001):.1f} users/s  {left} left"
+            f"{share:4.0%}  {users} users  {users / max(seconds, 0.001):.1f} users/s  {left} left"
         )
-        print("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1], end="", file=sys.stderr)
+        self.write(line[: shutil.get_terminal_size().columns - 1])
 
-    def clear(self) -> None:
-        if self.wanted:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    def write(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"\r\x1b[K{line}" if self.wanted else "")
+            sys.stderr.flush()
 
 
 #### The run
 
 POLL = 0.1  # seconds between two looks for a signal
 ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-Request = tuple[str, str, bytes]  # method, URL, body
 
 
-@dataclass
+@dataclass(slots=True)
 class Job:
     """A row on its way to Intercom."""
 
     row: Row
-    name: str  # in the logs
     user: User
-    identity: str
-    keys: frozenset[str]  # jobs that share one are never under way at once
     contact: str = ""  # the id by which Intercom is asked for it
     remembered: bool = False  # that id is from an earlier run
     digest: bytes = b""
     tries: int = 0
     due: float = 0.0
+
+    @property
+    def keys(self) -> list[str]:
+        """Whom it is about; jobs that share one of these are never under way at once."""
+        return [f"{name}={self.user[name]}".lower() for name in IDENTITY if name in self.user]
+
+    @property
+    def identity(self) -> str:
+        """What a user is remembered by."""
+        return next(f"{name}={self.user[name]}" for name in IDENTITY if name in self.user)
+
+    def __str__(self) -> str:
+        return f"line {self.row.line} {self.identity}"
 
 
 class NotImported:
@@ -1196,7 +1179,7 @@ class Run:
         if again or not self.deferred:
             raise Interrupted(number)
 
-    def stop(self, reason: str | BaseException) -> None:
+    def stop(self, reason: str | Exception) -> None:
         """Note why the run stops; the first reason counts."""
         if isinstance(reason, Exception) and not isinstance(reason, StopRun):
             log.debug("the traceback", exc_info=reason)
@@ -1204,11 +1187,17 @@ class Run:
         log.debug("the run stops: %s", reason)
         self.reason = self.reason or str(reason)
 
-    def reject(self, row: Row, reason: str = "", name: str = "") -> None:
+    def stopped(self) -> bool:
+        """Whether the run is to stop; a signal that has been noted is a reason to."""
+        if self.signal and not self.reason:
+            self.stop(f"{signal.Signals(self.signal).name} ended it")
+        return bool(self.reason)
+
+    def reject(self, row: Row, reason: str = "", job: Job | None = None) -> None:
         """Count and keep a row that is not imported; log the reason where it has one of its own."""
         self.not_imported += 1
         if reason:
-            log.error("%s: not imported: %s", name or f"line {row.line}", reason)
+            log.error("%s: not imported: %s", job or f"line {row.line}", reason)
         try:
             if self.rejects:
                 self.rejects.add(row)
@@ -1226,26 +1215,23 @@ class Run:
         )
 
 
-def make_jobs(sheet: Sheet, layout: Layout, run: Run) -> Iterator[Job]:
+def make_jobs(sheet: Sheet, run: Run) -> Iterator[Job]:
     """A job for each row that has to be sent; all other rows are counted here."""
     for row in sheet.rows:
         problem = row.problem
-        if not problem and len(row.cells) != layout.width:
-            problem = f"{len(row.cells)} cells below {layout.width} headings"
-        user, wrong = ({}, []) if problem else to_user(row.cells, layout)
-        ids = [f"{name}={user[name]}" for name in IDENTITY if name in user]
-        if problem or not ids:
+        if not problem and len(row.cells) != sheet.width:
+            problem = f"{len(row.cells)} cells below {sheet.width} headings"
+        user, wrong = ({}, []) if problem else to_user(row.cells, sheet)
+        if problem or user.keys().isdisjoint(IDENTITY):
             run.reject(row, problem or "no user_id, email or id")
             continue
-        name = f"line {row.line} {ids[0]}"
+        job = Job(row, user, user.get("id", ""))
         for text in wrong:
-            log.warning("%s: left out: %s", name, text)
+            log.warning("%s: left out: %s", job, text)
         run.wrong_values += len(wrong)
-        keys = frozenset(key.lower() for key in ids)
-        job = Job(row, name, user, ids[0], keys, contact=user.get("id", ""))
         if run.sent and is_unchanged(job, run, run.sent):
             run.unchanged += 1
-            log.debug("%s: unchanged", name)
+            log.debug("%s: unchanged", job)
         else:
             yield job
 
@@ -1263,8 +1249,8 @@ def is_unchanged(job: Job, run: Run, sent: SentUsers) -> bool:
     return digest == job.digest and not any(job.user.get(name) for name in ALWAYS_SENT)
 
 
-def request_of(job: Job, settings: Settings) -> Request:
-    """The request that adds or updates the job's user."""
+def request_of(job: Job, settings: Settings) -> tuple[str, str, bytes]:
+    """Method, URL and body that add or update the job's user."""
     method, url, body = "POST", settings.intercom_user_url, job.user
     if settings.contacts:
         body = to_contact(job.user)
@@ -1279,9 +1265,9 @@ def print_users(jobs: Iterator[Job], run: Run) -> None:
     """The bodies that Intercom would get, on standard output, one a line."""
     try:
         for job in jobs:
-            sys.stdout.write(request_of(job, run.settings)[2].decode() + "\n")
+            sys.stdout.buffer.write(request_of(job, run.settings)[2] + b"\n")
             run.imported += 1
-            if run.signal or run.reason:
+            if run.stopped():
                 break
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads them has had enough
@@ -1289,69 +1275,54 @@ def print_users(jobs: Iterator[Job], run: Run) -> None:
         raise SystemExit(0) from None
 
 
-def start_workers(intercom: Intercom, count: int) -> tuple[Callable[..., None], Any]:
-    """What sends a job's request, and the queue of its answers; a count of 1 needs no thread."""
-    tasks: queue.SimpleQueue[tuple[Job, Request]] = queue.SimpleQueue()
-    answers: queue.SimpleQueue[tuple[Job, Answer | Exception]] = queue.SimpleQueue()
-
-    def exchange(job: Job, request: Request) -> None:
-        try:
-            answers.put((job, intercom.exchange(*request)))
-        except Exception as error:  # for the thread that counts
-            answers.put((job, error))
-
-    def work() -> None:
-        while True:
-            exchange(*tasks.get())
-
-    if count == 1:
-        return exchange, answers
-    for _ in range(count):
-        threading.Thread(target=work, daemon=True).start()
-    return lambda *task: tasks.put(task), answers
-
-
 def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Progress) -> None:
     """Send all jobs, as many at once as settings and Intercom allow; in the end all are settled.
 
-    Only this thread counts, logs and decides; the workers do nothing but talk to Intercom.
+    Only this thread counts, logs and decides; the others do nothing but talk to Intercom.
     """
     limit, most = RateLimit(), run.settings.intercom_concurrency
-    send, answers = start_workers(intercom, most)
-    waiting: list[tuple[float, int, Job]] = []  # a heap: what is due first
+    pool = concurrent.futures.ThreadPoolExecutor(most)
+    answers: queue.SimpleQueue[tuple[Job, Answer]] = queue.SimpleQueue()
+    waiting: list[Job] = []
     following: list[Job] = []  # the next one, as long as its user is under way
     busy: set[str] = set()
     under_way = 0
+
+    def exchange(job: Job) -> None:
+        answers.put((job, intercom.exchange(*request_of(job, run.settings))))
+
     while True:
         try:
             progress.draw(run.imported + run.unchanged + run.not_imported)
-            if run.signal and not run.reason:
-                run.stop(f"{signal.Signals(run.signal).name} ended it")
-            while run.reason and (waiting or following):
-                job = following.pop() if following else waiting.pop()[2]
-                run.reject(job.row, "the run stopped", job.name)
+            while run.stopped() and (waiting or following):
+                job = (following or waiting).pop()
+                run.reject(job.row, "the run stopped", job)
             if not run.reason and under_way + len(waiting) < most:
                 following = following or list(itertools.islice(jobs, 1))
-                if following and not following[0].keys & busy:
-                    busy |= following[0].keys
-                    heapq.heappush(waiting, (0.0, following[0].row.line, following.pop()))
+                if following and busy.isdisjoint(following[0].keys):
+                    busy.update(following[0].keys)
+                    waiting.append(following.pop())
             now = time.monotonic()
-            ready = max(waiting[0][0], limit.opens(under_way)) if waiting else math.inf
-            if ready <= now:
-                job = waiting[0][2]
+            first = min(waiting, key=lambda job: job.due, default=None)
+            ready = max(first.due, limit.opens(under_way)) if first else math.inf
+            if first and ready <= now:
                 if run.sent:
-                    run.sent.forget(job.identity)
-                send(heapq.heappop(waiting)[2], request_of(job, run.settings))
+                    run.sent.forget(first.identity)
+                waiting.remove(first)
                 under_way += 1
+                if most == 1:
+                    exchange(first)
+                else:
+                    pool.submit(exchange, first)
             elif under_way:
                 with contextlib.suppress(queue.Empty):
                     job, answer = answers.get(timeout=min(POLL, ready - now))
                     under_way -= 1
                     limit.learn(answer)
                     if settle(job, answer, run):
-                        heapq.heappush(waiting, (job.due, job.row.line, job))
+                        waiting.append(job)
                     else:
-                        busy -= job.keys
+                        busy.difference_update(job.keys)
             elif waiting:
                 time.sleep(min(POLL, ready - now))
             elif not following:
@@ -1363,21 +1334,25 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
 def settle(job: Job, answer: Answer, run: Run) -> bool:
     """Do what the answer asks for; whether the job is to be sent again, when it is due."""
     settings = run.settings
-    log.debug("%s: %s in %.3f s", job.name, answer, answer.seconds)
+    log.debug("%s: %s in %.3f s", job, answer, answer.seconds)
     meaning = verdict(answer.status, bool(job.contact))
     exists = EXISTS.search(str(answer)) if settings.contacts and answer.status == 409 else None
     if exists and exists[1] == "A" and not job.contact:
         job.contact = exists[2]
         return True
-    if job.remembered and answer.status == 404:
+    if settings.contacts and job.remembered and answer.status == 404:
         job.contact, job.remembered = "", False
         return True
-    if meaning is Verdict.RETRY and job.tries < settings.intercom_retries and not run.reason:
-        wait = max(settings.intercom_timeout, answer.pause())
-        job.tries, job.due = job.tries + 1, time.monotonic() + wait
-        log.warning("%s: %s: retry %d in %.3g s", job.name, answer, job.tries, wait)
-        return True
-    run.given_up = run.given_up + 1 if meaning is Verdict.RETRY and not run.reason else 0
+    untrusted = "CERTIFICATE_VERIFY_FAILED" in answer.failure
+    if meaning is Verdict.RETRY and not untrusted and not run.reason:
+        if job.tries < settings.intercom_retries:
+            wait = max(settings.intercom_timeout, answer.pause())
+            job.tries, job.due = job.tries + 1, time.monotonic() + wait
+            log.warning("%s: %s: retry %d in %.3g s", job, answer, job.tries, wait)
+            return True
+        run.given_up += 1
+    else:
+        run.given_up = 0
     in_row = run.refused is not None and answer.status in (400, 422)
     run.refused = (run.refused or 0) + 1 if in_row else None
     if meaning is Verdict.ACCEPTED:
@@ -1386,15 +1361,13 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
             intercom_id = answer.json().get("id") or job.contact
             run.sent.remember(job.identity, job.digest, str(intercom_id))
         return False
-    run.reject(job.row, f"{answer}{'; it is archived in Intercom' if exists else ''}", job.name)
-    advice = "" if settings.contacts or answer.status in (401, 402) else USE_CONTACTS
-    if answer.fatal:
-        run.stop(answer.failure)
-    elif meaning is Verdict.STOP:
-        run.stop(f"{STOPS.get(answer.status, REDIRECTED)}{advice} ({answer})")
+    run.reject(job.row, f"{answer}{'; it is archived in Intercom' if exists else ''}", job)
+    if meaning is Verdict.STOP or untrusted:
+        run.stop(stop_reason(answer, settings))
     elif run.given_up == 2:
         run.stop(f"Intercom is down: two users in a row used up their retries ({answer})")
     elif run.refused == 100:
+        advice = "" if settings.contacts else USE_CONTACTS
         run.stop(f"the first 100 users were all refused{advice} ({answer})")
     return False
 
@@ -1403,13 +1376,13 @@ def remarks(settings: Settings) -> Iterator[tuple[int, str]]:
     """What is worth knowing of settings that are not wrong, and at which level to log it."""
     for key in settings.discarded:
         near = nearest(key, FIELDS)
-        yield logging.WARNING, f"[user] {key}: no field of Intercom's, left out (nearest: {near})"
+        yield logging.WARNING, f"[user] {key} is no field of Intercom's: left out (nearest: {near})"
     for source in settings.sources:
         if not source.attribute and settings.contacts and source.name in NOT_IN_CONTACTS:
-            yield logging.WARNING, f"[user] {source.name}: contacts don't have it, left out"
+            yield logging.WARNING, f"[user] {source.name}: contacts don't have it: left out"
         if source.kind == "timestamp" and source.attribute and not source.name.endswith("_at"):
-            text = "shows as a number in Intercom; a name ending in _at shows as a date"
-            yield logging.DEBUG, f"[custom_attributes] {source.name}: {text}"
+            text = "shows as a number in Intercom; with a name ending in _at, as a date"
+            yield logging.DEBUG, f"[custom_attributes] {source.name} {text}"
 
 
 def import_file(file: CsvFile, run: Run) -> None:
@@ -1417,26 +1390,24 @@ def import_file(file: CsvFile, run: Run) -> None:
     settings = run.settings
     run.file = file.name
     sheet = open_sheet(file, settings)
-    layout = map_columns(settings, sheet.headings)
     intercom = Intercom(settings)
     for level, text in remarks(settings):
         log.log(level, "%s", text)
     if settings.contacts and not run.dry and any(source.attribute for source in settings.sources):
         check_attributes(intercom, settings)
-    state = Path(settings.intercom_state_file).expanduser()
-    if settings.intercom_skip_unchanged and (state.exists() or not run.dry):
+    exists = Path(settings.intercom_state_file).expanduser().exists()
+    if settings.intercom_skip_unchanged and (exists or not run.dry):
         run.sent = SentUsers(settings)
-    stem = re.sub(r"\.csv(\.gz)?$", "", file.name)
-    name = f"{stem}_{run.started:%Y-%m-%dT%H-%M-%S}"
+    name = f"{stem(file.name) or file.name}_{run.started:{TIME_IN_NAME}}"
     run.rejects = NotImported(settings.csv_not_imported_folder, name, sheet)
     run.deferred = True
-    jobs = make_jobs(sheet, layout, run)
+    jobs = make_jobs(sheet, run)
     if run.dry:
         print_users(jobs, run)
     else:
         progress = Progress(file, not run.quiet)
         send_users(jobs, intercom, run, progress)
-        progress.clear()
+        progress.write("")
     for number, row in enumerate(sheet.rows):
         if number == 0:
             log.error("line %d and all after it: not imported: the run stopped", row.line)
@@ -1456,18 +1427,17 @@ def conclude(run: Run) -> int:
         told.append(f"the reasons: {run.error_log}")
     for text in told:
         log.info("%s", text)
-    again = earlier_failures(run.error_log, why) if run.error_log and why else ""
     if run.reason:
         say(f"export_csv.py: the run stopped: {why}", sys.stderr)
     for text in told if status or not run.quiet else ():
         say(text, sys.stderr if run.dry or run.quiet else sys.stdout)
+    again = earlier_failures(run.error_log, why) if run.error_log and why else ""
     if why:
         log.error("failed: %s", why)
     if not run.dry:
-        where = f"on {socket.gethostname()}"
-        head = f"Import {'stopped' if run.reason else 'ended'} {where}"
-        notice = f"{head}: {run.reason}{again}" if run.reason else f"{head}{again}"
-        notify(run.settings, ". ".join([notice, *told]), "red" if status else "green")
+        text = f"Import {'stopped' if run.reason else 'ended'} on {socket.gethostname()}"
+        text += f": {run.reason}" if run.reason else ""
+        notify(run.settings, ". ".join([text + again, *told]), "red" if status else "green")
     return status
 
 
@@ -1488,7 +1458,7 @@ def earlier_failures(error_log: Path, why: str) -> str:
 
 #### The command line
 
-EPILOG = """\
+EXAMPLES = """\
 examples:
   python export_csv.py                      the newest file, as config.ini says
   python export_csv.py users_2026.csv       this file
@@ -1504,20 +1474,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="export_csv.py",
         description="Add or update the users of a CSV file in Intercom.",
-        epilog=EPILOG,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    default = Path(__file__).resolve().parent / "config.ini"
-    parser.add_argument("filename", nargs="?", help="the file, whatever [file] in config.ini says")
-    parser.add_argument(
-        "--config", metavar="FILE", type=Path, default=default, help="instead of config.ini"
-    )
-    parser.add_argument("--local", action="store_true", help="read from disk, even with use_aws")
-    either = parser.add_mutually_exclusive_group()
+    default = Path(__file__).resolve().with_name("config.ini")
+    add, either = parser.add_argument, parser.add_mutually_exclusive_group()
+    add("filename", nargs="?", help="the file, whatever [file] in config.ini says")
+    add("--config", metavar="FILE", type=Path, default=default, help="instead of config.ini")
+    add("--local", action="store_true", help="read from disk, even where use_aws = true")
     either.add_argument("--dry-run", action="store_true", help="print the users, send nothing")
     either.add_argument("--check", action="store_true", help="say whether a run would work")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors, for cron")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    add("--quiet", action="store_true", help="print nothing but errors: for cron")
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser.parse_args(argv)
 
 
@@ -1537,38 +1505,32 @@ def only_run(config: Path) -> Iterator[bool]:
             yield True
 
 
-def check(settings: Settings, problems: list[str], quiet: bool) -> int:
-    """Say of settings, file, Intercom, Hipchat and Slack whether a run would work; 0 or 1."""
-    if problems:
-        for line in problems:
-            say(line, sys.stderr)
-        return 1
-    intercom = Intercom(settings)
+def check(settings: Settings, quiet: bool) -> int:
+    """Say of file, Intercom, Hipchat and Slack whether a run would work; 0 or 1."""
 
-    def ask_settings() -> str:
-        return "; ".join(["they are right", *(text for _, text in remarks(settings))])
-
-    def ask_file() -> str:
-        file = (open_s3 if settings.aws_use_aws else open_local)(settings)
+    def file_ready() -> str:
+        file = open_file(settings)
         with file.content:
-            map_columns(settings, open_sheet(file, settings).headings)
+            open_sheet(file, settings)
         return f"{file.name} is the one to import, and its headings fit"
 
-    def ask_intercom() -> str:
-        url = urlsplit(settings.intercom_user_url)
+    def intercom_ready() -> str:
+        intercom, url = Intercom(settings), urlsplit(settings.intercom_user_url)
         answer = intercom.exchange("GET", f"{url.scheme}://{url.netloc}/me")
         if verdict(answer.status, by_id=False) is not Verdict.ACCEPTED:
-            raise StopRun(f"{STOPS.get(answer.status, 'no use')} ({answer})")
+            raise StopRun(stop_reason(answer, settings))
         if settings.contacts:
             check_attributes(intercom, settings)
         return f"accepts the credentials of {answer.json().get('name')}"
 
     status = 0
-    place = "S3" if settings.aws_use_aws else "File"
-    for name, ask in (("Settings", ask_settings), (place, ask_file), ("Intercom", ask_intercom)):
+    told = [f"config.ini: {text}" for _, text in remarks(settings)] or ["config.ini: is right"]
+    for name, ready in (
+        ("S3" if settings.aws_use_aws else "file", file_ready),
+        ("Intercom", intercom_ready),
+    ):
         try:
-            if not quiet:
-                say(f"{name}: {ask()}", sys.stdout)
+            told.append(f"{name}: {ready()}")
         except StopRun as error:
             status = 1
             say(f"{name}: {error}", sys.stderr)
@@ -1576,31 +1538,46 @@ def check(settings: Settings, problems: list[str], quiet: bool) -> int:
         ("Hipchat", settings.hipchat_use_hipchat),
         ("Slack", settings.slack_use_slack),
     ):
-        if not quiet:
-            say(f"{name}: {'set up, not asked' if used else 'not used'}", sys.stdout)
+        told.append(f"{name}: {'set up, not asked' if used else 'not used'}")
+    for text in told if not quiet else ():
+        say(text, sys.stdout)
     return status
+
+
+def refuse(settings: Settings, problems: dict[str, str], name: str, silent: bool) -> None:
+    """Say what is wrong with the settings, also to those of Hipchat and Slack that are right."""
+    lines = [f"{name}: {where}: {text}" for where, text in problems.items()]
+    for line in lines:
+        log.error("%s", line)
+        say(line, sys.stderr)
+    wrong = " ".join(problems)
+    able = settings._replace(
+        hipchat_use_hipchat=settings.hipchat_use_hipchat and "[hipchat]" not in wrong,
+        slack_use_slack=settings.slack_use_slack and "[slack]" not in wrong,
+    )
+    if not silent:
+        text = f"Import not started on {socket.gethostname()}, the settings are wrong: "
+        notify(able, text + "; ".join(lines), "red")
 
 
 def start(config: Path, arguments: argparse.Namespace) -> int:
     """Run with these settings, or say what is wrong with them; the exit status."""
-    started = datetime.now()
-    settings, found = read_settings(config, arguments)
-    problems = [f"{config.name}: {where}: {text}" for where, text in found.items()]
-    if arguments.check:
-        return check(settings, problems, arguments.quiet)
-    run = Run(settings, arguments.dry_run, arguments.quiet, started)
+    settings, problems = read_settings(config, arguments)
+    if arguments.check and not problems:
+        return check(settings, arguments.quiet)
+    run = Run(settings, arguments.dry_run, arguments.quiet, datetime.now())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, run.on_signal)
     try:
-        if not any(where.startswith("[log]") for where in found):
-            run.error_log = open_logs(settings, started, screen=arguments.dry_run)
+        if not arguments.check and "[log]" not in " ".join(problems):
+            run.error_log = open_logs(settings, run.started, screen=run.dry)
         if problems:
-            return refuse(settings, problems, found, arguments.dry_run)
+            refuse(settings, problems, config.name, run.dry or arguments.check)
+            return 1 if arguments.check else 2
         if not run.dry:
-            notify(
-                settings, f"Import of users to Intercom started on {socket.gethostname()}", "yellow"
-            )
-        file = (open_s3 if settings.aws_use_aws else open_local)(settings)
+            text = f"Import of users to Intercom started on {socket.gethostname()}"
+            notify(settings, text, "yellow")
+        file = open_file(settings)
         with file.content:
             import_file(file, run)
     except Interrupted as error:
@@ -1610,22 +1587,6 @@ def start(config: Path, arguments: argparse.Namespace) -> int:
     except Exception as error:
         run.stop(error)
     return conclude(run)
-
-
-def refuse(settings: Settings, problems: list[str], where: Iterable[str], dry: bool) -> int:
-    """Say what is wrong with the settings, also to those of Hipchat and Slack that are right."""
-    for line in problems:
-        log.error("%s", line)
-        say(line, sys.stderr)
-    wrong = " ".join(where)
-    able = settings._replace(
-        hipchat_use_hipchat=settings.hipchat_use_hipchat and "[hipchat]" not in wrong,
-        slack_use_slack=settings.slack_use_slack and "[slack]" not in wrong,
-    )
-    if not dry:
-        text = f"Import not started on {socket.gethostname()}, the settings are wrong"
-        notify(able, f"{text}: {'; '.join(problems)}", "red")
-    return 2
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1647,7 +1608,8 @@ def main(argv: list[str] | None = None) -> int:
         say(f"export_csv.py: {config} can't be read: {error.strerror}; see --config", sys.stderr)
         return 2
     except KeyboardInterrupt as error:  # the second one, or before there is anything to end
-        return 128 + (error.args[0] if error.args else signal.SIGINT)
+        sys.stdout.flush()
+        os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
 
 
 if __name__ == "__main__":
