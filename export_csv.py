@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import codecs
 import concurrent.futures
 import configparser
 import contextlib
@@ -76,7 +77,7 @@ BOOLEANS |= dict.fromkeys(("false", "f", "no", "n", "off", "0"), False)
 WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)(\.0*)?")
 ISO_8601 = re.compile(
     r"(\d{4})-?(\d\d)-?(\d\d)(?:[Tt ](\d\d):?(\d\d)(?::?(\d\d)(?:[.,]\d+)?)?"
-    r" ?(?:[Zz]|([+-]\d\d):?(\d\d)?)?)?",
+    r" ?(?:[Zz]|([+-]\d\d):?([0-5]\d)?)?)?",
     re.ASCII,
 )
 
@@ -239,7 +240,7 @@ SECRETS = {
     "aws_access_key": "AWS_ACCESS_KEY_ID",
     "aws_secret_key": "AWS_SECRET_ACCESS_KEY",
 }
-URL = r"(https://|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@?#]+"
+URL = r"(https://(?=[^/])|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@?#]*"
 URL_FORM = "an https:// URL (http:// only on this machine) without name or password"
 FORMS = {  # what a value has to look like, and how that is said
     "aws_endpoint_url": (r"https?://[^/\s]\S*", "a URL such as https://host"),
@@ -273,21 +274,33 @@ def unquote(text: str) -> str:
 
 def parse_config(config: Path, problems: dict[str, str]) -> dict[str, dict[str, str]]:
     """Each section's values as text; what can't be parsed is named by its line, never shown."""
-    parser = configparser.ConfigParser(
-        interpolation=None, delimiters="=", default_section="", empty_lines_in_values=False
-    )
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
-    try:
-        parser.read_string(config.read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        problems["encoding"] = f"byte {error.start} is not UTF-8; save the file as UTF-8"
-    except (configparser.DuplicateSectionError, configparser.DuplicateOptionError) as error:
-        where = f"[{error.section}] {getattr(error, 'option', '')}".rstrip()
-        problems[where] = f"stands there twice, again in line {error.lineno}; write it once"
-    except configparser.ParsingError as error:
-        for number, _ in getattr(error, "errors", ()) or [(getattr(error, "lineno", 1), "")]:
-            problems[f"line {number}"] = "is not `key = value` below a [section]; write it so"
-    return {section: dict(parser[section]) for section in parser.sections()}
+    text = config.read_bytes().decode("utf-8-sig", "surrogateescape")
+    if SURROGATE.search(text):
+        problems["encoding"] = "the file is not UTF-8; save it as UTF-8"
+    for strict in (True, False):  # strict finds what stands there twice, but only the first
+        parser = configparser.ConfigParser(
+            interpolation=None,
+            delimiters="=",
+            default_section="",
+            empty_lines_in_values=False,
+            strict=strict,
+        )
+        parser.optionxform = str  # type: ignore[assignment,method-assign]
+        try:
+            parser.read_string("[above]\n" + text)
+            break
+        except (configparser.DuplicateSectionError, configparser.DuplicateOptionError) as error:
+            where = f"[{error.section}] {getattr(error, 'option', '')}".rstrip()
+            again = f"again in line {(error.lineno or 1) - 1}"
+            problems[where] = f"stands there twice, {again}; write it once"
+        except configparser.ParsingError as error:
+            for number, _ in error.errors:
+                problems[f"line {number - 1}"] = "is not `key = value`; write it so"
+    above = itertools.takewhile(lambda line: not line.startswith("["), text.splitlines())
+    for number, line in enumerate(above, 1):
+        if line.strip() and line.strip()[0] not in "#;":
+            problems[f"line {number}"] = "stands above the first [section]; move it into its own"
+    return {name: dict(parser[name]) for name in parser.sections() if name != "above"}
 
 
 def read_value(name: str, text: str, default: Value) -> Value:
@@ -295,7 +308,8 @@ def read_value(name: str, text: str, default: Value) -> Value:
     kind = type(default)
     for pattern, form in (TYPE_FORMS[kind], FORMS.get(name, TYPE_FORMS[str])):
         if text and not re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE):
-            raise ValueError(("" if name in SECRETS else f"is {text!r}; ") + f"write {form}")
+            shown = "" if name in SECRETS or "://" in text else f"is {text!r}; "
+            raise ValueError(f"{shown}write {form}")
     if name in SECRETS and re.search("[^!-~]", text):
         raise ValueError("holds a character that no key has; copy it anew")
     return (to_boolean(text) if kind is bool else kind(text)) if text else default
@@ -366,10 +380,14 @@ def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings
     if arguments.filename:
         given |= {"file_select_latest": False, "file_name": arguments.filename}
     settings = Settings(**given)
-    hide(f"{settings.intercom_api_id}:{settings.intercom_api_key}")
+    if settings.intercom_api_key:
+        hide(f"{settings.intercom_api_id}:{settings.intercom_api_key}")
     hide(os.environ.get("AWS_SESSION_TOKEN", ""))
     for proxy in urllib.request.getproxies().values():
-        hide(urlsplit(proxy).password or "")
+        user, password = requests.utils.get_auth_from_url(proxy)
+        if password:
+            hide(password)
+            hide(f"{user}:{password}")
     for wrong, where, text in checks(settings, arguments.dry_run):
         if wrong:
             problems.setdefault(where, text)
@@ -537,12 +555,15 @@ def download(client: Any, settings: Settings, key: str) -> CsvFile:
             answer = client.get_object(Bucket=settings.aws_bucket, Key=key)
             copy.seek(0)
             copy.truncate()
-            with contextlib.suppress(BotoCoreError):
+            why = "a wrong size"
+            try:
                 shutil.copyfileobj(answer["Body"], copy)
-            if copy.tell() == answer["ContentLength"]:
-                copy.seek(0)
-                return CsvFile(key.rpartition("/")[2], copy, answer["ContentLength"])
-            log.warning("the download of %s broke off after %d bytes", key, copy.tell())
+                if copy.tell() == answer.get("ContentLength"):
+                    copy.seek(0)
+                    return CsvFile(key.rpartition("/")[2], copy, answer["ContentLength"])
+            except BotoCoreError as error:
+                why = str(error)
+            log.warning("the download of %s broke off: %s", key, why)
     except OSError as error:
         raise StopRun(f"the download can't be written to {folder}: {error.strerror}") from None
     raise StopRun(f"the download of {key} broke off five times; try again later")
@@ -571,6 +592,8 @@ class Sheet(NamedTuple):
     columns: list[tuple[int, Source]]
 
 
+READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeError)
+csv.field_size_limit(2**20)  # characters of a cell, so that a lost quote can't fill the memory
 SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes that are not in the encoding are read as
 
 
@@ -600,7 +623,7 @@ def read_rows(text: io.TextIOWrapper, delimiter: str) -> Iterator[Row]:
                 problem = "a quote opens here and never closes; the rest of the file is inside it"
                 yield Row(line, itertools.chain(lines[:], text), cells, problem)
                 return
-        except (OSError, EOFError, zlib.error, UnicodeError) as error:
+        except READ_ERRORS as error:
             if lines:
                 yield Row(line, lines, cells, "the file breaks off in this row")
             raise StopRun(f"the file breaks off after line {line - 1}: {error}") from None
@@ -614,22 +637,28 @@ def read_rows(text: io.TextIOWrapper, delimiter: str) -> Iterator[Row]:
 
 def open_sheet(file: CsvFile, settings: Settings) -> Sheet:
     """The file's rows below its headings; StopRun where these don't fit the settings."""
-    wide = re.match("utf_?(16|32)", settings.csv_encoding.lower().replace("-", "_"))
     content: Any = gzip.open(file.content) if file.name.endswith(".gz") else file.content
-    errors = "surrogatepass" if wide else "surrogateescape"
-    text = io.TextIOWrapper(content, settings.csv_encoding, errors, newline="")
+    encoding = codecs.lookup(settings.csv_encoding).name
+    with contextlib.suppress(*READ_ERRORS):  # which the first row is going to say
+        if encoding == "utf-8" and content.peek(3).startswith(codecs.BOM_UTF8):
+            encoding = "utf-8-sig"
+    errors = "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+    text = io.TextIOWrapper(content, encoding, errors, newline="")
     rows = read_rows(text, "\t" if settings.csv_delimiter == "tab" else settings.csv_delimiter)
-    first = next(rows, None)
-    found = [cell.strip() for cell in first.cells] if first else []
-    headings = [cell.strip() for cell in next(csv.reader([settings.csv_headings]), [])]
-    heading_lines: list[str] = []
-    if headings and found != headings:
-        rows = itertools.chain([first] if first else [], rows)
-    elif first is None or first.problem:
-        raise StopRun(f"the row of headings: {first.problem if first else 'the file is empty'}")
-    else:
-        headings, heading_lines = found, list(first.lines)
-    constants, columns = map_columns(settings, headings)
+    try:
+        first = next(rows, None)
+        found = [cell.strip() for cell in first.cells] if first else []
+        headings = [cell.strip() for cell in next(csv.reader([settings.csv_headings]), [])]
+        heading_lines: list[str] = []
+        if headings and found != headings:
+            rows = itertools.chain([first] if first else [], rows)
+        elif first is None or first.problem:
+            raise StopRun(f"the row of headings: {first.problem if first else 'the file is empty'}")
+        else:
+            headings, heading_lines = found, list(first.lines)
+        constants, columns = map_columns(settings, headings)
+    except StopRun as error:
+        raise StopRun(f"{file.name}: {error}") from None
     return Sheet(text, rows, heading_lines, len(headings), constants, columns)
 
 
@@ -667,7 +696,7 @@ def to_user(cells: list[str], sheet: Sheet) -> tuple[User, list[str]]:
             try:
                 (attributes if is_attribute else user)[name] = convert(cell)
             except ValueError as error:
-                shown = repr(cell if len(cell) < 100 else cell[:80] + "...")
+                shown = show(repr(cell))[:100]
                 wrong.append(f"heading {text!r}, value {shown}, no {kind}: {error}")
     if attributes:
         user["custom_attributes"] = attributes
@@ -736,11 +765,13 @@ class Answer(NamedTuple):
         content = self.json()
         errors = content.get("errors")
         if not isinstance(errors, list):
-            return f"{self.status} {self.body[:200].decode(errors='replace')}"
+            return f"{self.status} {show(self.body.decode(errors='replace'))[:200]}"
         said = "; ".join(
             f"{e.get('code')}: {e.get('message')}" for e in errors if isinstance(e, dict)
         )
-        return f"{self.status} {said} (request_id {content.get('request_id')})"
+        return (
+            f"{self.status} {show(said)[:1000]} (request_id {show(content.get('request_id'))[:99]})"
+        )
 
     def number(self, header: str) -> int | None:
         """A header that is a number of up to 11 digits; None for anything else."""
@@ -896,29 +927,25 @@ class SentUsers:
     its user is sent anew, and when another row turns out to be the same user of Intercom's.
     """
 
-    VERSION = 1
+    APPLICATION, VERSION = 0x49435356, 1
 
-    def __init__(self, settings: Settings) -> None:
-        self.path = Path(settings.intercom_state_file).expanduser()
+    def __init__(self, settings: Settings, write: bool) -> None:
+        self.path = Path(settings.intercom_state_file).expanduser().absolute()
         self.scope = f"{settings.intercom_user_url}\0{settings.authorization}\0".encode()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        except OSError as error:
-            raise StopRun(f"the state file {self.path}: {error.strerror}") from None
-        self.database = sqlite3.connect(self.path, timeout=5, isolation_level=None)
-        version = self.execute("PRAGMA user_version")[0]
-        if version > self.VERSION or (not version and self.execute("SELECT 1 FROM sqlite_master")):
-            raise StopRun(
-                f"{self.path} is no state file of this version; see [intercom] state_file"
-            )
-        for statement in (
-            "PRAGMA journal_mode = WAL",
-            "PRAGMA synchronous = NORMAL",
-            "CREATE TABLE IF NOT EXISTS users (key BLOB PRIMARY KEY, digest BLOB, id TEXT)",
-            "CREATE INDEX IF NOT EXISTS users_by_id ON users (id)",
-            f"PRAGMA user_version = {self.VERSION}",
-        ):
+            if write:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            uri = f"{self.path.as_uri()}?mode=rw"
+            self.database = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise StopRun(f"the state file {self.path} can't be opened: {error}") from None
+        found = [self.execute(f"PRAGMA {name}")[0] for name in ("application_id", "user_version")]
+        new = not any(found) and not self.execute("SELECT 1 FROM sqlite_master")
+        if found != [self.APPLICATION, self.VERSION] and not (new and write):
+            advice = "see [intercom] state_file"
+            raise StopRun(f"{self.path} is no state file of this version; {advice}")
+        for statement in STATE_STATEMENTS if write else ():
             self.execute(statement)
 
     def execute(self, statement: str, *values: object) -> Any:
@@ -929,22 +956,43 @@ class SentUsers:
             advice = "; if it is damaged, delete it, and every user is sent once more"
             raise StopRun(f"the state file {self.path}: {error}{advice}") from None
 
-    def key(self, identity: str) -> bytes:
-        return hashlib.sha256(self.scope + identity.encode()).digest()
+    def digest(self, text: str) -> bytes:
+        return hashlib.sha256(self.scope + text.encode()).digest()
 
-    def recall(self, identity: str) -> tuple[bytes, str]:
+    def recall(self, job: Job) -> tuple[bytes, str]:
         """The digest and Intercom's id of a user; blank where they aren't known."""
         statement = "SELECT digest, id FROM users WHERE key = ?"
-        return self.execute(statement, self.key(identity)) or (b"", "")
+        return self.execute(statement, self.digest(job.keys[0])) or (b"", "")
 
-    def forget(self, identity: str) -> None:
-        self.execute("UPDATE users SET digest = x'' WHERE key = ?", self.key(identity))
+    def forget(self, job: Job) -> None:
+        """Void all that the job may change: it is looked up by id, then user_id, then email."""
+        email = "" if "user_id" in job.user else job.keys[0]
+        values = [self.digest(key) for key in (job.keys * 3)[:3]]
+        where = "key IN (?, ?, ?) OR email = ? OR id = ?"
+        statement = f"UPDATE users SET digest = x'' WHERE {where}"  # noqa: S608
+        self.execute(statement, *values, self.digest(email), job.user.get("id"))
 
-    def remember(self, identity: str, digest: bytes, intercom_id: str) -> None:
+    def remember(self, job: Job, data: bytes, intercom_id: str) -> None:
+        """What Intercom has accepted; other entries of the same user of Intercom's are void."""
         if intercom_id:
             self.execute("DELETE FROM users WHERE id = ?", intercom_id)
-        statement = "INSERT OR REPLACE INTO users VALUES (?, ?, ?)"
-        self.execute(statement, self.key(identity), digest, intercom_id)
+        email = next((key for key in job.keys if key.startswith("email=")), " ")
+        statement = "INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)"
+        values = self.digest(job.keys[0]), data, intercom_id or None, self.digest(email)
+        self.execute(statement, *values)
+
+
+STATE_STATEMENTS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "BEGIN",
+    "CREATE TABLE IF NOT EXISTS users (key BLOB PRIMARY KEY, digest BLOB, id TEXT, email BLOB)",
+    "CREATE INDEX IF NOT EXISTS users_by_id ON users (id)",
+    "CREATE INDEX IF NOT EXISTS users_by_email ON users (email)",
+    f"PRAGMA application_id = {SentUsers.APPLICATION}",
+    f"PRAGMA user_version = {SentUsers.VERSION}",
+    "COMMIT",
+)
 
 
 #### Telling people
@@ -977,8 +1025,16 @@ def show(text: object) -> str:
 
 def say(text: object, stream: TextIO) -> None:
     """Print a line; a screen that has gone away is no error."""
-    with contextlib.suppress(OSError, ValueError):
+    try:
         print(show(text), file=stream, flush=True)
+    except (OSError, ValueError):
+        drop(stream)
+
+
+def drop(stream: TextIO) -> None:
+    """Throw away what is still written to a stream whose reader has gone."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def create(folder: str, name: str, ending: str) -> tuple[Path, int]:
@@ -1045,10 +1101,10 @@ def notify(settings: Settings, text: str, color: str) -> None:
         url = settings.hipchat_api_url.rstrip("/") + "/rooms/message"
         query = {"format": "json", "auth_token": settings.hipchat_api_key}
         form = {"room_id": settings.hipchat_room_id, "from": settings.hipchat_from}
-        form |= {"message": show(text), "message_format": "text", "color": color}
+        form |= {"message": show(text)[:4000], "message_format": "text", "color": color}
         posts.append(("Hipchat", url, {"params": query, "data": form}))
     if settings.slack_use_slack:
-        escaped = show(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        escaped = show(text)[:4000].replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         keys = ("channel", "username", "icon_url", "icon_emoji")
         extras = {key: getattr(settings, f"slack_{key}") for key in keys}
         message = {"text": escaped} | {key: value for key, value in extras.items() if value}
@@ -1057,7 +1113,7 @@ def notify(settings: Settings, text: str, color: str) -> None:
         for attempt in (1, 2, 3):
             try:
                 answer = requests.post(url, **content, timeout=2.5, allow_redirects=False)
-                why = f"{answer.status_code} {answer.text[:200]}"
+                why = f"{answer.status_code} {show(answer.text)[:200]}"
                 if 200 <= answer.status_code < 300:
                     break
             except (requests.RequestException, OSError, ValueError) as error:
@@ -1070,7 +1126,8 @@ class Progress:
     """One line on a terminal: share done, users, users a second, time left."""
 
     def __init__(self, file: CsvFile, wanted: bool) -> None:
-        self.file, self.began, self.drawn = file, time.monotonic(), 0.0
+        self.file, self.began = file, time.monotonic()
+        self.drawn = self.began
         self.wanted = wanted and sys.stderr.isatty()
 
     def draw(self, users: int) -> None:
@@ -1083,7 +1140,7 @@ class Progress:
         line = (
             f"{share:4.0%}  {users} users  {users / max(seconds, 0.001):.1f} users/s  {left} left"
         )
-        self.write(line[: shutil.get_terminal_size().columns - 1])
+        self.write(line[: os.get_terminal_size(sys.stderr.fileno()).columns - 1])
 
     def write(self, line: str) -> None:
         with contextlib.suppress(OSError):
@@ -1112,15 +1169,12 @@ class Job:
     @property
     def keys(self) -> list[str]:
         """Whom it is about; jobs that share one of these are never under way at once."""
-        return [f"{name}={self.user[name]}".lower() for name in IDENTITY if name in self.user]
-
-    @property
-    def identity(self) -> str:
-        """What a user is remembered by."""
-        return next(f"{name}={self.user[name]}" for name in IDENTITY if name in self.user)
+        values = [(name, self.user[name]) for name in IDENTITY if name in self.user]
+        return [f"{name}={v.lower() if name == 'email' else v}" for name, v in values]
 
     def __str__(self) -> str:
-        return f"line {self.row.line} {self.identity}"
+        name = next(filter(self.user.__contains__, IDENTITY))
+        return f"line {self.row.line} {name}={self.user[name]}"
 
 
 class NotImported:
@@ -1129,25 +1183,33 @@ class NotImported:
     def __init__(self, folder: str, name: str, sheet: Sheet) -> None:
         self.folder, self.name, self.sheet = folder, name, sheet
         self.path: Path | None = None
+        self.size = 0  # bytes up to the last row that is whole
         self.failed = False
 
     def add(self, row: Row) -> None:
-        """Append the row as it stands in the input; OSError the first time that this fails."""
+        """Append the row as it stands in the input; OSError where it can't be kept."""
         if self.failed:
-            return
+            raise OSError(0, "an earlier row could not be written")
+        if self.path is None:
+            self.path, self.descriptor = create(self.folder, self.name, ".csv")
+            text, headings = self.sheet.text, self.sheet.heading_lines
+            ending = re.search(r"(\r\n|\r|\n)?\Z", "".join(headings))
+            self.line_end = (ending and ending[0]) or "\n"
+            self.file = open(
+                self.descriptor, "w", encoding=text.encoding, errors=text.errors, newline=""
+            )
+            self.file.writelines(headings)
         try:
-            if self.path is None:
-                self.path, descriptor = create(self.folder, self.name, ".csv")
-                encoding, errors = self.sheet.text.encoding, self.sheet.text.errors
-                self.file = open(descriptor, "w", encoding=encoding, errors=errors, newline="")
-                self.file.writelines(self.sheet.heading_lines)
             line = ""
             for line in row.lines:
                 self.file.write(line)
-            self.file.write("" if line.endswith(("\n", "\r")) else "\n")
+            self.file.write("" if line.endswith(("\n", "\r")) else self.line_end)
             self.file.flush()
+            self.size = os.fstat(self.descriptor).st_size
         except OSError:
             self.failed = True
+            os.ftruncate(self.descriptor, self.size)  # half a row could pass for a whole one
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.descriptor)
             raise
 
 
@@ -1170,6 +1232,11 @@ class Run:
     wrong_values: int = 0
     given_up: int = 0  # users in a row that used up their retries
     refused: int | None = 0  # of the first users sent; None since one was not
+    missed: set[str] = field(default_factory=set)  # keys of users that used up their retries
+    tail: list[Row] = field(default_factory=list)  # what a quote that never closes swallows
+    lost: int = 0  # the first line that could not be kept
+    first: str = ""  # the first row that is not imported, and why
+    cut_off: str = ""  # why the file could not be read to its end
     reason: str = ""  # why the run stopped
     signal: int = 0
     deferred: bool = False  # whether a signal waits for the requests under way
@@ -1198,13 +1265,14 @@ class Run:
         self.not_imported += 1
         if reason:
             log.error("%s: not imported: %s", job or f"line {row.line}", reason)
+            self.first = self.first or f"line {row.line}: {reason}"
         try:
             if self.rejects:
                 self.rejects.add(row)
         except (OSError, ValueError) as error:
-            place = self.settings.csv_not_imported_folder
-            rest = f"rows that are not imported, from line {row.line} on, are only in the input"
-            self.stop(f"{place} can't be written: {getattr(error, 'strerror', error)}; {rest}")
+            self.lost = min(self.lost or row.line, row.line)
+            place = Path(self.settings.csv_not_imported_folder).absolute()
+            self.stop(f"{place} can't be written: {getattr(error, 'strerror', error)}")
 
     def summary(self) -> str:
         seconds = time.monotonic() - self.began
@@ -1215,10 +1283,13 @@ class Run:
         )
 
 
-def make_jobs(sheet: Sheet, run: Run) -> Iterator[Job]:
-    """A job for each row that has to be sent; all other rows are counted here."""
-    for row in sheet.rows:
+def make_jobs(rows: Iterable[Row], sheet: Sheet, run: Run) -> Iterator[Job]:
+    """A job for each row that has a user; all other rows are counted here."""
+    for row in rows:
         problem = row.problem
+        if not isinstance(row.lines, list):
+            run.tail.append(row)
+            return
         if not problem and len(row.cells) != sheet.width:
             problem = f"{len(row.cells)} cells below {sheet.width} headings"
         user, wrong = ({}, []) if problem else to_user(row.cells, sheet)
@@ -1229,24 +1300,35 @@ def make_jobs(sheet: Sheet, run: Run) -> Iterator[Job]:
         for text in wrong:
             log.warning("%s: left out: %s", job, text)
         run.wrong_values += len(wrong)
-        if run.sent and is_unchanged(job, run, run.sent):
+        yield job
+
+
+def readable(rows: Iterator[Row], run: Run) -> Iterator[Row]:
+    """The rows up to where the file breaks off, which the run then knows."""
+    try:
+        yield from rows
+    except StopRun as error:
+        run.cut_off = str(error)
+
+
+def admit(job: Job, run: Run) -> bool:
+    """Whether the job is to be sent; otherwise it is counted here."""
+    if run.missed and not run.missed.isdisjoint(job.keys):
+        # The earlier row, imported once the trouble is over, would undo this one.
+        run.reject(job.row, "an earlier row of this user was not imported", job)
+        return False
+    if run.sent:
+        job.digest = hashlib.sha256(ENCODER.encode(job.user).encode()).digest()
+        digest, contact = run.sent.recall(job)
+        if digest == job.digest and not any(job.user.get(name) for name in ALWAYS_SENT):
             run.unchanged += 1
             log.debug("%s: unchanged", job)
-        else:
-            yield job
-
-
-def is_unchanged(job: Job, run: Run, sent: SentUsers) -> bool:
-    """Whether Intercom has the job's data; notes what is known of its contact."""
-    job.digest = hashlib.sha256(ENCODER.encode(job.user).encode()).digest()
-    try:
-        digest, contact = sent.recall(job.identity)
-    except StopRun as error:
-        run.stop(error)
-        return False
-    if contact and not job.contact:
-        job.contact, job.remembered = contact, True
-    return digest == job.digest and not any(job.user.get(name) for name in ALWAYS_SENT)
+            return False
+        if contact and not job.contact:
+            job.contact, job.remembered = contact, True
+        if not run.dry:
+            run.sent.forget(job)
+    return True
 
 
 def request_of(job: Job, settings: Settings) -> tuple[str, str, bytes]:
@@ -1265,13 +1347,15 @@ def print_users(jobs: Iterator[Job], run: Run) -> None:
     """The bodies that Intercom would get, on standard output, one a line."""
     try:
         for job in jobs:
-            sys.stdout.buffer.write(request_of(job, run.settings)[2] + b"\n")
-            run.imported += 1
             if run.stopped():
+                run.reject(job.row, "the run stopped", job)
                 break
+            if admit(job, run):
+                sys.stdout.buffer.write(request_of(job, run.settings)[2] + b"\n")
+                run.imported += 1
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads them has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop(sys.stdout)
         raise SystemExit(0) from None
 
 
@@ -1294,20 +1378,25 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
     while True:
         try:
             progress.draw(run.imported + run.unchanged + run.not_imported)
-            while run.stopped() and (waiting or following):
-                job = (following or waiting).pop()
-                run.reject(job.row, "the run stopped", job)
-            if not run.reason and under_way + len(waiting) < most:
+            stopped = run.stopped()
+            if stopped and not under_way:
+                rest = sorted(waiting + following, key=lambda job: job.row.line)
+                waiting, following = [], []
+                for job in rest:
+                    run.reject(job.row, "the run stopped", job)
+                return
+            if not stopped and under_way + len(waiting) < most:
                 following = following or list(itertools.islice(jobs, 1))
                 if following and busy.isdisjoint(following[0].keys):
-                    busy.update(following[0].keys)
-                    waiting.append(following.pop())
+                    if admit(following[0], run):
+                        busy.update(following[0].keys)
+                        waiting.append(following[0])
+                    following = []
+                    continue
             now = time.monotonic()
-            first = min(waiting, key=lambda job: job.due, default=None)
+            first = min([] if stopped else waiting, key=lambda job: job.due, default=None)
             ready = max(first.due, limit.opens(under_way)) if first else math.inf
             if first and ready <= now:
-                if run.sent:
-                    run.sent.forget(first.identity)
                 waiting.remove(first)
                 under_way += 1
                 if most == 1:
@@ -1351,6 +1440,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
             log.warning("%s: %s: retry %d in %.3g s", job, answer, job.tries, wait)
             return True
         run.given_up += 1
+        run.missed.update(job.keys)
     else:
         run.given_up = 0
     in_row = run.refused is not None and answer.status in (400, 422)
@@ -1359,7 +1449,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
         run.imported += 1
         if run.sent:
             intercom_id = answer.json().get("id") or job.contact
-            run.sent.remember(job.identity, job.digest, str(intercom_id))
+            run.sent.remember(job, job.digest, str(intercom_id))
         return False
     run.reject(job.row, f"{answer}{'; it is archived in Intercom' if exists else ''}", job)
     if meaning is Verdict.STOP or untrusted:
@@ -1372,12 +1462,12 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     return False
 
 
-def remarks(settings: Settings) -> Iterator[tuple[int, str]]:
+def remarks(settings: Settings, sheet: Sheet) -> Iterator[tuple[int, str]]:
     """What is worth knowing of settings that are not wrong, and at which level to log it."""
     for key in settings.discarded:
         near = nearest(key, FIELDS)
         yield logging.WARNING, f"[user] {key} is no field of Intercom's: left out (nearest: {near})"
-    for source in settings.sources:
+    for _, source in sheet.columns:
         if not source.attribute and settings.contacts and source.name in NOT_IN_CONTACTS:
             yield logging.WARNING, f"[user] {source.name}: contacts don't have it: left out"
         if source.kind == "timestamp" and source.attribute and not source.name.endswith("_at"):
@@ -1391,32 +1481,40 @@ def import_file(file: CsvFile, run: Run) -> None:
     run.file = file.name
     sheet = open_sheet(file, settings)
     intercom = Intercom(settings)
-    for level, text in remarks(settings):
+    for level, text in remarks(settings, sheet):
         log.log(level, "%s", text)
     if settings.contacts and not run.dry and any(source.attribute for source in settings.sources):
         check_attributes(intercom, settings)
     exists = Path(settings.intercom_state_file).expanduser().exists()
     if settings.intercom_skip_unchanged and (exists or not run.dry):
-        run.sent = SentUsers(settings)
-    name = f"{stem(file.name) or file.name}_{run.started:{TIME_IN_NAME}}"
+        run.sent = SentUsers(settings, write=not run.dry)
+    short = (stem(file.name) or file.name).encode()[:200].decode(errors="ignore")
+    name = f"{short}_{run.started:{TIME_IN_NAME}}"
     run.rejects = NotImported(settings.csv_not_imported_folder, name, sheet)
     run.deferred = True
-    jobs = make_jobs(sheet, run)
+    rows = readable(sheet.rows, run)
+    jobs = make_jobs(rows, sheet, run)
     if run.dry:
         print_users(jobs, run)
     else:
-        progress = Progress(file, not run.quiet)
+        progress = Progress(file, not run.quiet and run.error_log is not None)
         send_users(jobs, intercom, run, progress)
         progress.write("")
-    for number, row in enumerate(sheet.rows):
+    for row in run.tail:
+        run.reject(row, row.problem)
+    for number, row in enumerate(rows):
         if number == 0:
             log.error("line %d and all after it: not imported: the run stopped", row.line)
         run.reject(row)
+    if run.cut_off:
+        run.stop(run.cut_off)
 
 
 def conclude(run: Run) -> int:
     """Tell the screen, the logs, Hipchat and Slack how the run ended; its exit status."""
     why = run.reason or ("some rows were not imported" if run.not_imported else "")
+    if run.lost:
+        why += f"; from line {run.lost} on, rows that are not imported are only in the input"
     status = 128 + run.signal if run.signal and run.reason else int(bool(why))
     told = [run.summary()] if run.rejects else []
     if run.wrong_values:
@@ -1436,21 +1534,25 @@ def conclude(run: Run) -> int:
         log.error("failed: %s", why)
     if not run.dry:
         text = f"Import {'stopped' if run.reason else 'ended'} on {socket.gethostname()}"
-        text += f": {run.reason}" if run.reason else ""
-        notify(run.settings, ". ".join([text + again, *told]), "red" if status else "green")
+        text += f": {why}{again}" if why else ""
+        text += f" (first, {run.first})" if run.first and not run.reason else ""
+        notify(run.settings, ". ".join([text, *told]), "red" if status else "green")
     return status
 
 
 def earlier_failures(error_log: Path, why: str) -> str:
     """How many runs in a row have failed like this, by the last lines of their error logs."""
-    alike = re.compile(re.sub(r"\d+", r"\\d+", re.escape(f"failed: {show(why)}")))
+
+    def essence(line: str) -> str:
+        return re.sub(r"\S*\d\S*", "#", line.rpartition(" failed: ")[2])
+
     since, count = "", 0
     for path in sorted(error_log.parent.glob("*_error.log"), reverse=True):
         if path.name < error_log.name:
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - 4096))
                 last = file.read().decode(errors="replace").rstrip().rpartition("\n")[2]
-            if not alike.search(last):
+            if essence(last) != essence(f" failed: {show(why)}"):
                 break
             since, count = path.name.removesuffix("_error.log"), count + 1
     return f" (like the {count} runs before it, since {since})" if count else ""
@@ -1460,13 +1562,11 @@ def earlier_failures(error_log: Path, why: str) -> str:
 
 EXAMPLES = """\
 examples:
-  python export_csv.py                      the newest file, as config.ini says
-  python export_csv.py users_2026.csv       this file
-  python export_csv.py --dry-run | head     what Intercom would get
-  python export_csv.py --local not_imported/users_2026_2026-11-23T03-00-00.csv
-
-exit status: 0 all rows are in Intercom, 1 the run stopped or rows were not imported, 2 wrong
-arguments or settings, 3 another run is under way, 130 and 143 ended by Ctrl-C and SIGTERM
+  python export_csv.py                     the newest file, as config.ini says
+  python export_csv.py users_2026.csv      this file
+  python export_csv.py --dry-run | head    what Intercom would get
+exit status: 0 all rows are in Intercom, 1 stopped or rows not imported,
+  2 wrong settings, 3 another run is under way, 130 Ctrl-C, 143 SIGTERM
 """
 
 
@@ -1511,8 +1611,10 @@ def check(settings: Settings, quiet: bool) -> int:
     def file_ready() -> str:
         file = open_file(settings)
         with file.content:
-            open_sheet(file, settings)
-        return f"{file.name} is the one to import, and its headings fit"
+            sheet = open_sheet(file, settings)
+        return "; ".join(
+            [f"{file.name}, its headings fit", *(t for _, t in remarks(settings, sheet))]
+        )
 
     def intercom_ready() -> str:
         intercom, url = Intercom(settings), urlsplit(settings.intercom_user_url)
@@ -1524,7 +1626,7 @@ def check(settings: Settings, quiet: bool) -> int:
         return f"accepts the credentials of {answer.json().get('name')}"
 
     status = 0
-    told = [f"config.ini: {text}" for _, text in remarks(settings)] or ["config.ini: is right"]
+    told = ["config.ini: is right"]
     for name, ready in (
         ("S3" if settings.aws_use_aws else "file", file_ready),
         ("Intercom", intercom_ready),

@@ -1,0 +1,291 @@
+"""concurrency: how many users are under way at once, whose turn it is, and that none gets lost."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+
+import pytest
+from conftest import Project, Result, eventually
+from sandbox import Fault, Request, Sandbox
+
+
+def configure(project: Project, concurrency: int, **keys: object) -> None:
+    project.configure(intercom={"concurrency": concurrency, **keys})
+
+
+def keeps_the_law(result: Result, sandbox: Sandbox, count: int) -> set[str]:
+    """Each of the rows u1, u2, ... is in Intercom or was kept; the user_ids of those kept."""
+    added = {user["user_id"] for user in sandbox.users.values()}
+    rows = [row[0] for row in result.not_imported_rows()[1:]] if result.not_imported else []
+    assert result.counts() == (count - len(rows), 0, len(rows))
+    assert len(set(rows)) == len(rows)
+    every = {f"u{number}" for number in range(1, count + 1)}
+    assert added | set(rows) == every
+    assert not added & set(rows)
+    return set(rows)
+
+
+# ---------------------------------------------------------------------------------------------
+# How many
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", ["users", "contacts"])
+@pytest.mark.parametrize("concurrency", [2, 8, 32])
+def test_so_many_users_are_under_way_and_no_more(
+    project: Project, sandbox: Sandbox, concurrency: int, dialect: str
+) -> None:
+    sandbox.latency = 0.03
+    configure(project, concurrency, user_url=f"{sandbox.url}/{dialect}")
+    project.users(6 * concurrency)
+    result = project.run()
+    assert (result.status, result.counts()) == (0, (6 * concurrency, 0, 0))
+    assert 1 < sandbox.max_under_way <= concurrency
+    assert len(sandbox.requests) == 6 * concurrency
+
+
+@pytest.mark.parametrize("concurrency", [2, 8])
+def test_all_of_them_are_under_way_while_intercom_takes_its_time(
+    project: Project, sandbox: Sandbox, concurrency: int
+) -> None:
+    together = threading.Barrier(concurrency, timeout=30)
+
+    def meet(request: Request) -> None:
+        if int(request.body["user_id"][1:]) > 1:  # the first may feel the way
+            together.wait()
+
+    sandbox.fault_for = meet
+    configure(project, concurrency)
+    project.users(1 + 3 * concurrency)
+    result = project.run()
+    assert (result.status, result.counts()) == (0, (1 + 3 * concurrency, 0, 0))
+    assert sandbox.max_under_way == concurrency
+
+
+def test_one_is_strictly_one_by_one(project: Project, sandbox: Sandbox) -> None:
+    sandbox.latency = 0.005
+    sandbox.faults = [Fault()] * 3 + [Fault(status=503), Fault(drop=True)]
+    configure(project, 1)
+    project.users(30)
+    assert project.run().status == 0
+    assert sandbox.max_under_way == 1
+    sent = [one.body["user_id"] for one in sandbox.requests]
+    assert sent == ["u1", "u2", "u3", *["u4"] * 3, *(f"u{n}" for n in range(5, 31))]
+    ends = [one.ended for one in sandbox.requests]
+    begins = [one.began for one in sandbox.requests]
+    assert all(end <= began for end, began in zip(ends, begins[1:], strict=False))
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_connections_are_kept(project: Project, sandbox: Sandbox, concurrency: int) -> None:
+    sandbox.latency = 0.005
+    configure(project, concurrency)
+    project.users(100)
+    assert project.run().status == 0
+    assert len({one.connection for one in sandbox.requests}) <= concurrency
+
+
+# ---------------------------------------------------------------------------------------------
+# Whose turn it is
+# ---------------------------------------------------------------------------------------------
+
+USERS = 5
+ROWS = 60
+
+SAME_USER: dict[str, tuple[str, Callable[[int, int], str]]] = {
+    "user_id": ("user_id", lambda user, _: f"u{user}"),
+    "email": ("email", lambda user, _: f"u{user}@example.com"),
+    "email in any case": (
+        "email",
+        lambda user, row: f"{'uU'[row % 2]}{user}@{'Example' if row % 3 else 'eXample'}.com",
+    ),
+    "id": ("id", lambda user, _: f"known{user}"),
+    "user_id with other emails": ("user_id,email", lambda user, row: f"u{user},e{row}@example.com"),
+    "email where some lack the user_id": (
+        "user_id,email",
+        lambda user, row: f"{f'u{user}' if row % 2 else ''},u{user}@example.com",
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", ["users", "contacts"])
+@pytest.mark.parametrize("same", SAME_USER)
+def test_a_user_is_never_twice_under_way_and_ends_as_its_last_row(
+    project: Project, sandbox: Sandbox, same: str, dialect: str
+) -> None:
+    random_numbers = random.Random(7)
+    people = sandbox.users if dialect == "users" else sandbox.contacts
+    for user in range(USERS):
+        people[f"known{user}"] = {"email": f"u{user}@example.com", "role": "user"}
+    headings, cells = SAME_USER[same]
+    lines, rows = [f"{headings},name"], defaultdict[int, list[str]](list)
+    for row in range(ROWS):
+        user = random_numbers.randrange(USERS)
+        lines.append(f"{cells(user, row)},{user} {row}")
+        rows[user].append(f"{user} {row}")
+
+    def trouble(request: Request) -> Fault:
+        bad = random_numbers.random() < 0.2
+        return Fault(status=503 if bad else None, delay=random_numbers.random() / 30)
+
+    sandbox.fault_for = trouble
+    configure(project, 8, user_url=f"{sandbox.url}/{dialect}")
+    project.write("\n".join(lines) + "\n")
+    result = project.run()
+    assert (result.status, result.counts()) == (0, (ROWS, 0, 0))
+    assert 1 < sandbox.max_under_way <= 8
+    turns = defaultdict[int, list[Request]](list)
+    for request in sandbox.requests:
+        turns[int(request.body["name"].split()[0])].append(request)
+    for user, requests in turns.items():
+        for one, following in zip(requests, requests[1:], strict=False):
+            assert one.ended <= following.began
+        done = [request.body["name"] for request in requests if request.status == 200]
+        assert done == rows[user]
+    names = sorted(one["name"] for one in people.values() if "name" in one)
+    assert names == sorted(its_rows[-1] for its_rows in rows.values())
+
+
+def test_different_users_do_not_wait_for_each_other(project: Project, sandbox: Sandbox) -> None:
+    """One whose answer doesn't come, and one who waits for another try, hold up nobody else."""
+    released = threading.Event()
+
+    def hold(request: Request) -> Fault | None:
+        if request.body["user_id"] == "u2":
+            released.wait(60)
+        tries = [one for one in sandbox.requests if one.body["user_id"] == "u3"]
+        first = request.body["user_id"] == "u3" and len(tries) == 1
+        return Fault(status=503) if first else None
+
+    sandbox.fault_for = hold
+    configure(project, 4, timeout=0.5)
+    project.users(100)
+    child = project.start()
+    eventually(lambda: len(sandbox.users) >= 98)
+    released.set()
+    result = child.wait()
+    assert (result.status, result.counts()) == (0, (100, 0, 0))
+
+
+# ---------------------------------------------------------------------------------------------
+# None gets lost
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("concurrency", [8, 32])
+def test_no_row_is_lost_among_random_troubles(
+    project: Project, sandbox: Sandbox, concurrency: int, seed: int
+) -> None:
+    random_numbers = random.Random(seed)
+    troubles = [
+        Fault(status=500),
+        Fault(status=502, body=b"<html>Bad Gateway</html>"),
+        Fault(status=429, headers={"Retry-After": "0"}),
+        Fault(status=408),
+        Fault(drop=True),
+        Fault(reset=True),
+        Fault(acts=True, drop=True),
+        Fault(acts=True, cut=True),
+        Fault(delay=0.05),
+    ]
+
+    def trouble(request: Request) -> Fault | None:
+        if int(request.body["user_id"][1:]) % 10 == 0:
+            return Fault(status=422)
+        return random_numbers.choice(troubles) if random_numbers.random() < 0.3 else None
+
+    sandbox.fault_for = trouble
+    configure(project, concurrency)
+    project.users(300)
+    result = project.run()
+    assert result.status == 1
+    kept = keeps_the_law(result, sandbox, 300)
+    assert kept == {f"u{number}" for number in range(10, 301, 10)}
+    sandbox.fault_for = None
+    again = project.run("--local", result.not_imported[0])
+    assert (again.status, again.counts()) == (0, (30, 0, 0))
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_stop_keeps_what_is_not_under_way(
+    project: Project, sandbox: Sandbox, concurrency: int
+) -> None:
+    def refuse(request: Request) -> Fault | None:
+        return Fault(status=401) if request.body["user_id"] == "u20" else None
+
+    sandbox.latency = 0.01
+    sandbox.fault_for = refuse
+    configure(project, concurrency)
+    project.users(60)
+    result = project.run()
+    assert result.status == 1
+    kept = keeps_the_law(result, sandbox, 60)
+    assert "u20" in kept
+    assert len(sandbox.requests) < 20 + 2 * concurrency
+    assert len(sandbox.users) == sandbox.answers[200] > 19 - concurrency
+
+
+def test_an_outage_is_not_tried_for_every_row(project: Project, sandbox: Sandbox) -> None:
+    sandbox.fault_for = lambda _: Fault(status=503)
+    configure(project, 8, retries=3)
+    project.users(200)
+    result = project.run()
+    assert result.status == 1
+    assert len(keeps_the_law(result, sandbox, 200)) == 200
+    assert len(sandbox.requests) <= 8 * 4 + 8
+    assert "down" in result.err
+
+
+def test_users_that_use_up_their_retries_apart_do_not_end_the_run(
+    project: Project, sandbox: Sandbox
+) -> None:
+    def poisoned(request: Request) -> Fault | None:
+        return Fault(status=500) if request.body["user_id"] in ("u10", "u60") else None
+
+    sandbox.fault_for = poisoned
+    sandbox.latency = 0.005
+    configure(project, 8, retries=2)
+    project.users(100)
+    result = project.run()
+    assert result.status == 1
+    assert keeps_the_law(result, sandbox, 100) == {"u10", "u60"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_keeps_the_law_among_troubles(
+    project: Project, sandbox: Sandbox, number: signal.Signals
+) -> None:
+    random_numbers = random.Random(3)
+
+    def trouble(_: Request) -> Fault:
+        bad = random_numbers.random() < 0.3
+        return Fault(status=503 if bad else None, delay=random_numbers.random() / 20)
+
+    sandbox.fault_for = trouble
+    configure(project, 8)
+    project.users(400)
+    child = project.start()
+    eventually(lambda: sandbox.answers[200] >= 50)
+    child.send(number)
+    result = child.wait()
+    assert result.status == 128 + number
+    assert 0 < len(keeps_the_law(result, sandbox, 400)) <= 350
+    assert sandbox.answers[200] == len(sandbox.users) == result.counts()[0]
+
+
+def test_rows_that_are_no_users_are_counted_between_the_others(
+    project: Project, sandbox: Sandbox
+) -> None:
+    sandbox.latency = 0.005
+    configure(project, 8)
+    rows = [f"u{n},User {n}" if n % 4 else f"u{n},User,{n}" for n in range(1, 101)]
+    project.write("user_id,name\n" + "\n".join(rows) + "\n")
+    result = project.run()
+    assert (result.status, result.counts()) == (1, (75, 0, 25))
+    assert len(sandbox.users) == 75
+    assert result.not_imported_rows()[1:] == [[f"u{n}", "User", f"{n}"] for n in range(4, 101, 4)]

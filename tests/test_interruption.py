@@ -1,0 +1,481 @@
+"""Ctrl-C, SIGTERM, a second run and full disks: how a run ends before its time, and what it keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Child, Project, Result, eventually
+from sandbox import Fault, Request, Sandbox
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and mounts")
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+both_signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+
+
+class Gate:
+    """Holds the upserts of some users until it is opened."""
+
+    def __init__(self, sandbox: Sandbox, *user_ids: str) -> None:
+        self.user_ids = set(user_ids)
+        self.held: list[str] = []
+        self.opened = threading.Event()
+        sandbox.fault_for = self
+
+    def __call__(self, request: Request) -> None:
+        user_id = (request.body or {}).get("user_id")
+        if user_id in self.user_ids:
+            self.held.append(user_id)
+            self.opened.wait(60)
+
+    @property
+    def is_full(self) -> bool:
+        return set(self.held) == self.user_ids
+
+
+def ended(child: Child, number: signal.Signals, project: Project) -> Result:
+    """How a run ended that a signal ends: status, red notice, complete logs and the law of rows."""
+    result = child.wait(25)
+    assert result.status == 128 + number, result
+    assert "Traceback" not in result.err
+    assert [notice["color"] for notice in project.sandbox.hipchat][-1:] == ["red"]
+    assert len(project.sandbox.slack) == 2
+    for text in (result.err, result.error_log, project.sandbox.slack[-1]["text"]):
+        assert re.search(rf"{number.name}|Ctrl-C|interrupt", text), text
+    assert result.debug_log.endswith("\n")
+    assert result.error_log.endswith("\n")
+    return result
+
+
+def kept(result: Result) -> list[str]:
+    """The user_id of each row in not_imported."""
+    return [row[0] for row in result.not_imported_rows()[1:]]
+
+
+def users(first: int, last: int) -> list[str]:
+    return [f"u{number}" for number in range(first, last + 1)]
+
+
+# ---------------------------------------------------------------------------------------------
+# Signals
+# ---------------------------------------------------------------------------------------------
+
+
+@both_signals
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_the_requests_under_way_finish_and_the_rest_is_kept(
+    project: Project, sandbox: Sandbox, number: signal.Signals, concurrency: int
+) -> None:
+    gate = Gate(sandbox, *users(5, 4 + concurrency))
+    project.notices()
+    project.configure(intercom={"concurrency": concurrency})
+    path = project.users(40)
+    child = project.start()
+    eventually(lambda: gate.is_full)
+    child.send(number)
+    time.sleep(0.3)
+    assert child.process.poll() is None
+    gate.opened.set()
+    result = ended(child, number, project)
+    sent = {user["user_id"] for user in sandbox.users.values()}
+    assert sent >= set(users(1, 4 + concurrency))
+    assert len(sandbox.requests) == len(sent) < 40
+    assert result.counts() == (len(sent), 0, 40 - len(sent))
+    assert sorted([*sent, *kept(result)]) == sorted(users(1, 40))
+    assert all(f"user_id={user_id}" in result.debug_log for user_id in sent)
+    assert f"{len(sent)} added or updated" in result.debug_log
+    lines = path.read_text().splitlines()
+    assert result.not_imported[0].read_text().splitlines()[0] == lines[0]
+
+    again = project.run("--local", result.not_imported[0])
+    assert (again.status, again.counts()) == (0, (40 - len(sent), 0, 0))
+    assert len(sandbox.users) == 40
+
+
+@both_signals
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_the_wait_before_another_try_is_left(
+    project: Project, sandbox: Sandbox, number: signal.Signals, concurrency: int
+) -> None:
+    def refuse(request: Request) -> Fault | None:
+        return Fault(status=503) if request.body["user_id"] == "u3" else None
+
+    sandbox.fault_for = refuse
+    project.notices()
+    project.configure(intercom={"timeout": 300, "concurrency": concurrency})
+    project.users(5 if concurrency == 1 else 3)
+    child = project.start()
+    eventually(lambda: len(sandbox.requests) == 3 and sandbox.answers[503])
+    eventually(lambda: "retry" in next((project.folder / "logs").glob("*_debug.log")).read_text())
+    child.send(number)
+    result = ended(child, number, project)
+    assert result.counts() == (2, 0, 3 if concurrency == 1 else 1)
+    assert kept(result) == users(3, 5 if concurrency == 1 else 3)
+    assert len(sandbox.requests) == 3
+
+
+@both_signals
+@pytest.mark.parametrize("status", [None, 429])
+def test_the_wait_for_the_rate_limit_is_left(
+    project: Project, sandbox: Sandbox, number: signal.Signals, status: int | None
+) -> None:
+    reset = str(int(sandbox.now()) + 200)
+    headers = {"X-RateLimit-Limit": "2", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": reset}
+    sandbox.faults = [Fault(), Fault(status=status, headers=headers)]
+    project.notices()
+    project.users(5)
+    child = project.start()
+    eventually(lambda: len(sandbox.requests) == 2)
+    time.sleep(0.3)
+    child.send(number)
+    result = ended(child, number, project)
+    count = 2 if status is None else 1
+    assert result.counts() == (count, 0, 5 - count)
+    assert kept(result) == users(count + 1, 5)
+    assert len(sandbox.requests) == 2
+
+
+@both_signals
+def test_a_start_notice_that_hangs_is_left(
+    project: Project, sandbox: Sandbox, number: signal.Signals
+) -> None:
+    sandbox.notice_faults = [Fault(delay=30)]
+    project.notices()
+    project.users(5)
+    child = project.start()
+    eventually(lambda: not sandbox.notice_faults)
+    child.send(number)
+    result = child.wait(25)
+    assert result.status == 128 + number
+    assert not sandbox.requests
+    assert sandbox.hipchat[-1]["color"] == "red"
+    assert "Traceback" not in result.err
+    assert number.name in result.error_log
+
+
+@both_signals
+@pytest.mark.parametrize("fault", [Fault(delay=30), Fault(status=503)], ids=["asked", "waiting"])
+def test_the_check_before_the_first_user_is_left(
+    project: Project, sandbox: Sandbox, number: signal.Signals, fault: Fault
+) -> None:
+    sandbox.faults = [fault]
+    project.notices()
+    project.configure(
+        intercom={"user_url": sandbox.contacts_url, "timeout": 300},
+        custom_attributes={"plan": "name"},
+    )
+    project.users(5)
+    child = project.start()
+    eventually(lambda: sandbox.requests and (fault.delay or sandbox.answers[503]))
+    child.send(number)
+    ended(child, number, project)
+    assert [one.path for one in sandbox.requests] == ["/data_attributes"]
+
+
+@pytest.mark.parametrize("second", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_second_signal_ends_the_run_at_once(
+    project: Project, sandbox: Sandbox, second: signal.Signals, concurrency: int
+) -> None:
+    gate = Gate(sandbox, *users(2, 1 + concurrency))
+    project.configure(intercom={"concurrency": concurrency})
+    project.users(20)
+    child = project.start()
+    eventually(lambda: gate.is_full)
+    child.send(signal.SIGINT)
+    time.sleep(0.3)
+    assert child.process.poll() is None
+    child.send(second)
+    result = child.wait(25)
+    assert result.status in {130, 128 + second}
+    assert not gate.opened.is_set()
+    assert "Traceback" not in result.err
+    gate.opened.set()
+
+
+def test_a_signal_after_the_last_user_changes_nothing_that_was_done(
+    project: Project, sandbox: Sandbox
+) -> None:
+    gate = Gate(sandbox, "u5")
+    project.notices()
+    project.users(5)
+    child = project.start()
+    eventually(lambda: gate.is_full)
+    child.send(signal.SIGTERM)
+    time.sleep(0.3)
+    gate.opened.set()
+    result = child.wait()
+    assert result.status in {0, 143}
+    assert result.counts() == (5, 0, 0)
+    assert not result.not_imported
+
+
+@both_signals
+def test_a_dry_run_ends_too(project: Project, number: signal.Signals) -> None:
+    project.users(200_000)
+    child = project.start("--dry-run")
+    assert child.process.stdout
+    child.process.stdout.read(20)
+    child.send(number)
+    result = child.wait()
+    assert result.status == 128 + number
+    assert "Traceback" not in result.err
+    assert len(result.out.splitlines()) < 200_000
+
+
+# ---------------------------------------------------------------------------------------------
+# Two runs at once
+# ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def first_run(project: Project, sandbox: Sandbox) -> Iterator[Child]:
+    """A run that is under way with its second user."""
+    gate = Gate(sandbox, "u2")
+    project.notices()
+    project.users(4)
+    child = project.start()
+    eventually(lambda: gate.is_full)
+    try:
+        yield child
+    finally:
+        gate.opened.set()
+        child.process.kill()
+        child.process.communicate()
+
+
+@pytest.mark.parametrize("path", ["config.ini", "./exports/../config.ini", "link.ini"])
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]], ids=["", "quiet"])
+def test_a_second_run_with_the_same_config_ends_at_once(
+    project: Project, sandbox: Sandbox, path: str, quiet: list[str]
+) -> None:
+    (project.folder / "link.ini").symlink_to("config.ini")
+    with first_run(project, sandbox):
+        notices, logs = len(sandbox.notice_requests), list(project.folder.glob("logs/*"))
+        result = project.run("--config", path, *quiet)
+        assert result.status == 3
+        assert result.out == ""
+        assert result.err.count("\n") == 1
+        assert "another run" in result.err
+        assert len(sandbox.requests) == 2
+        assert len(sandbox.notice_requests) == notices
+        assert list(project.folder.glob("logs/*")) == logs
+
+
+def test_the_lock_dies_with_its_process(project: Project, sandbox: Sandbox) -> None:
+    with first_run(project, sandbox) as child:
+        child.send(signal.SIGKILL)
+        child.wait()
+        sandbox.fault_for = None
+        result = project.run()
+        assert (result.status, result.counts()) == (0, (4, 0, 0))
+
+
+def test_the_first_run_ends_as_if_there_had_been_no_second(
+    project: Project, sandbox: Sandbox
+) -> None:
+    gate = Gate(sandbox, "u2")
+    project.users(4)
+    child = project.start()
+    eventually(lambda: gate.is_full)
+    assert project.run().status == 3
+    gate.opened.set()
+    result = child.wait()
+    assert (result.status, result.counts()) == (0, (4, 0, 0))
+    assert project.run().status == 0
+
+
+def test_another_config_runs_at_the_same_time(project: Project, sandbox: Sandbox) -> None:
+    project.configure(intercom={"skip_unchanged": "true"})
+    (project.folder / "other.ini").write_bytes(project.config.read_bytes())
+    with first_run(project, sandbox) as child:
+        other = project.exports / "other.csv"
+        other.write_text("user_id\nv1\nv2\n")
+        result = project.run("--config", "other.ini", "other.csv")
+        assert (result.status, result.counts()) == (0, (2, 0, 0))
+        assert isinstance(sandbox.fault_for, Gate)
+        sandbox.fault_for.opened.set()
+        first = child.wait()
+        assert (first.status, first.counts()) == (0, (4, 0, 0))
+    assert len(sandbox.users) == 6
+
+
+# ---------------------------------------------------------------------------------------------
+# Full disks
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not mounted(folder, "size=64k"):
+        pytest.skip("mount isn't permitted")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def mounted(folder: Path, options: str) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    with contextlib.suppress(FileNotFoundError):
+        return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    return False
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte."""
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+NO_SPACE = "No space left on device"
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["debug log", "both logs"])
+def test_logs_on_a_disk_that_fills_up_do_not_end_the_import(
+    project: Project, sandbox: Sandbox, disk: Path, wrong: bool
+) -> None:
+    project.configure(
+        log={"folder": disk}, custom_attributes={"count": "name : integer"} if wrong else {}
+    )
+    project.users(1500)
+    result = project.run("--quiet")
+    assert (result.status, result.out) == (0, "")
+    assert len(sandbox.users) == 1500
+    lines = [line for line in result.err.splitlines() if NO_SPACE in line]
+    assert 1 <= len(lines) <= 1 + wrong
+    assert all("log" in line for line in lines)
+    assert len(result.err.splitlines()) == len(lines)
+
+
+def test_logs_on_a_full_disk_do_not_end_the_import(
+    project: Project, sandbox: Sandbox, disk: Path
+) -> None:
+    fill(disk)
+    project.configure(log={"folder": disk})
+    project.users(5)
+    result = project.run()
+    assert len(sandbox.users) in {0, 5}
+    assert result.status == (0 if sandbox.users else 1)
+    assert NO_SPACE in result.err
+    assert "Traceback" not in result.err
+    assert "Exception ignored" not in result.err
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["fills up", "is full"])
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_rows_that_can_not_be_kept_end_the_run_and_are_said(
+    project: Project, sandbox: Sandbox, disk: Path, full: bool, concurrency: int
+) -> None:
+    def refuse(request: Request) -> Fault | None:
+        odd = int(request.body["user_id"][1:]) % 2
+        return Fault(status=422) if odd else None
+
+    if full:
+        fill(disk)
+    sandbox.fault_for = refuse
+    project.notices()
+    project.configure(
+        csv={"not_imported_folder": disk / "kept"}, intercom={"concurrency": concurrency}
+    )
+    rows = [f"u{n},{n:x}{'x' * 1500}" for n in range(400)]
+    project.write("user_id,name\n" + "\n".join(rows) + "\n")
+    result = project.run()
+    assert result.status == 1
+    imported, unchanged, not_imported = result.counts()
+    assert (imported, unchanged) == (sandbox.answers[200], 0)
+    assert imported + not_imported == 400
+    assert len(sandbox.requests) < 400
+    assert sandbox.hipchat[-1]["color"] == "red"
+    (line,) = [line for line in result.err.splitlines() if NO_SPACE in line]
+    assert str(disk / "kept") in line
+    assert "Traceback" not in result.err
+    assert "Exception ignored" not in result.err
+    # Half a row would be imported as if it were a whole one.
+    files = list((disk / "kept").glob("*.csv"))
+    lines = files[0].read_text().splitlines() if files else []
+    assert set(lines) <= {"user_id,name", *rows}
+    # The line that is named is the first that has to be looked for in the input.
+    first = re.search(r"\bline (\d+)", line)
+    assert first
+    for number in range(2, int(first[1])):
+        user_id = f"u{number - 2}"
+        assert rows[number - 2] in lines or sandbox.find(user_id=user_id), user_id
+
+
+@pytest.mark.parametrize("size", ["64k", "160k"])
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_state_on_a_full_disk_ends_the_run_and_skips_nobody_wrongly(
+    project: Project, sandbox: Sandbox, disk: Path, size: str, concurrency: int
+) -> None:
+    assert mounted(disk, f"remount,size={size}")
+    project.notices()
+    project.configure(
+        intercom={
+            "skip_unchanged": "true",
+            "state_file": disk / "state.db",
+            "concurrency": concurrency,
+        }
+    )
+    project.users(1500)
+    result = project.run()
+    assert result.status == 1
+    assert "Traceback" not in result.err
+    (line,) = [line for line in result.err.splitlines() if "stopped" in line]
+    assert str(disk / "state.db") in line
+    assert re.search("full|space|I/O", line), line
+    assert sandbox.hipchat[-1]["color"] == "red"
+    if sandbox.requests:
+        count = len(sandbox.users)
+        assert result.counts() == (count, 0, 1500 - count)
+        assert len(kept(result)) == 1500 - count
+
+    assert mounted(disk, "remount,size=8m")
+    before = len(sandbox.users)
+    last = project.run()
+    assert last.status == 0
+    assert sum(last.counts()) == 1500
+    assert 1500 - before <= last.counts()[0] <= 1500 - before + concurrency
+    assert len(sandbox.users) == 1500
+
+
+def test_a_disk_that_is_full_from_the_start_stops_a_run_that_would_keep_a_state(
+    project: Project, sandbox: Sandbox, disk: Path
+) -> None:
+    fill(disk)
+    project.configure(intercom={"skip_unchanged": "true", "state_file": disk / "state.db"})
+    project.users(5)
+    result = project.run()
+    assert result.status == 1
+    assert not sandbox.requests
+    assert str(disk / "state.db") in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("key", ["log.folder", "csv.not_imported_folder"])
+def test_a_folder_that_cannot_be_made_is_said(project: Project, sandbox: Sandbox, key: str) -> None:
+    section, _, name = key.partition(".")
+    (project.folder / "a file").touch()
+    project.configure(**{section: {name: "a file/folder"}})
+    project.notices()
+    project.users(5)
+    sandbox.faults = [Fault(), Fault(status=422)]
+    result = project.run()
+    assert result.status == 1
+    (line,) = [line for line in result.err.splitlines() if "stopped" in line]
+    assert "a file" in line
+    assert "Traceback" not in result.err
+    assert "a file" in sandbox.slack[-1]["text"]
+    if sandbox.requests:
+        assert result.counts() == (len(sandbox.users), 0, 5 - len(sandbox.users))

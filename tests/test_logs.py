@@ -1,0 +1,492 @@
+"""The two logs of a run: what stands there, what never does, and who may read it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+from conftest import NAME, Project, Result
+from sandbox import Fault
+
+STAMP = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S* "
+LEVEL = "DEBUG|INFO|WARNING|ERROR"
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def lines_of(log: str, *words: str) -> list[str]:
+    return [line for line in log.splitlines() if all(word in line for word in words)]
+
+
+#### Two files a run
+
+
+def test_a_run_that_goes_well_has_both_logs_too(project: Project) -> None:
+    project.users(1)
+    result = project.run()
+    assert result.status == 0
+    logs = sorted(path.name for path in (project.folder / "logs").iterdir())
+    assert len(logs) == 2
+    time = logs[0].removesuffix("_debug.log")
+    assert logs == [f"{time}_debug.log", f"{time}_error.log"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d", time)  # no colons, for Windows
+    assert result.error_log == ""
+    assert result.debug_log
+
+
+def test_runs_that_start_in_one_second_do_not_share_a_file(project: Project) -> None:
+    """For each of the next seconds, there are the logs of another run that began in it."""
+    logs = project.folder / "logs"
+    logs.mkdir()
+    began = datetime.now(timezone.utc)
+    for second in range(120):
+        name = f"{began + timedelta(seconds=second):%Y-%m-%dT%H-%M-%S}"
+        (logs / f"{name}_debug.log").write_text("another run's")
+        (logs / f"{name}_error.log").write_text("another run's")
+    others = files(logs)
+    project.write("user_id\nu1\nu2,x\n")
+    project.run(env={"TZ": "UTC"})
+    assert {path.read_text("utf-8") for path in others} == {"another run's"}
+    debug, error = sorted(files(logs) - others)
+    assert debug.name.endswith("_debug.log")
+    assert error.name == debug.name.replace("_debug", "_error")
+    assert "u1" in debug.read_text("utf-8")
+
+
+def test_the_logs_are_where_the_config_says(project: Project) -> None:
+    folder = project.folder / "var" / "log of imports"
+    project.configure(log={"folder": f'"{folder}"'})
+    project.users(1)
+    assert project.run().status == 0
+    assert len(files(folder)) == 2
+    assert not (project.folder / "logs").exists()
+
+
+def test_without_logs_no_file_is_made_and_the_screen_has_the_reasons(project: Project) -> None:
+    project.configure(log={"use_logs": "false"})
+    project.users(1)
+    before = files(project.folder)
+    result = project.run()
+    assert (result.status, result.err) == (0, "")
+    assert files(project.folder) == before
+    project.write("user_id\nu1\nu2,x\n")
+    result = project.run()
+    assert result.status == 1
+    assert lines_of(result.err, "line 3", "not imported")
+    assert not (project.folder / "logs").exists()
+
+
+@pytest.mark.parametrize("place", ["file.txt", "file.txt/logs", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(project: Project, place: str) -> None:
+    (project.folder / "file.txt").write_text("no folder")
+    project.configure(log={"folder": place})
+    project.users(1)
+    result = project.run()
+    assert result.status == 1, result
+    (line,) = result.err.splitlines()
+    assert place in line
+    assert "[log] folder" in line
+    assert project.sandbox.requests == []
+
+
+#### What stands there
+
+
+def test_each_row_has_its_outcome_by_line_and_identity(project: Project) -> None:
+    """The line is where the row begins, though cells hold line breaks."""
+    project.configure(intercom={"skip_unchanged": "true"})
+    project.write('user_id,email,name\n,same@example.com,\n"u 2",,\n')
+    project.run()
+    row = '\n"u 2",,\n,same@example.com,\nu3,a@example.com,"two\nlines"\nu4,b@example.com\n,c@d,x\n'
+    project.write("user_id,email,name" + row)
+    for old in files(project.folder / "logs"):
+        old.unlink()
+    log = project.run().debug_log
+    for line, identity, outcome in (
+        (2, "u 2", "unchanged"),
+        (3, "same@example.com", "unchanged"),
+        (4, "u3", r"200.*\d\.\d+ s"),
+        (7, "c@d", r"200.*\d\.\d+ s"),
+    ):
+        pattern = rf"^{STAMP}(DEBUG|INFO) .*\bline {line}\b.*{identity}.*{outcome}"
+        assert re.search(pattern, log, re.MULTILINE), (line, log)
+    assert re.search(rf"^{STAMP}ERROR .*\bline 6\b.*not imported.*2 cells", log, re.MULTILINE)
+
+
+def test_each_retry_is_a_warning_with_its_time(project: Project) -> None:
+    faults = [Fault(status=503, body=b"<html>\r\nBusy</html>"), Fault(drop=True), Fault(status=429)]
+    project.sandbox.faults = list(faults)
+    project.users(1)
+    result = project.run()
+    assert result.status == 0
+    warnings = result.error_log.splitlines()
+    for line, reason in zip(warnings, ("503", "no answer|reset|closed", "429"), strict=True):
+        assert re.match(
+            rf"{STAMP}WARNING .*line 2\b.*u1.*({reason}).*0\.01 s", line, re.IGNORECASE
+        ), line
+    assert len(lines_of(result.debug_log, "line 2", "u1")) >= 4
+
+
+def test_a_refusal_has_code_message_and_request_id(project: Project) -> None:
+    errors = [
+        {"code": "parameter_invalid", "message": "Name is too long"},
+        {"code": "unique_user_constraint", "message": "User already exists"},
+    ]
+    content = {"type": "error.list", "request_id": "b2d1f4c0-77", "errors": errors}
+    project.sandbox.faults = [Fault(status=422, body=json.dumps(content).encode())]
+    project.users(1)
+    (line,) = lines_of(project.run().error_log, "line 2", "not imported")
+    assert " ERROR " in line
+    for word in "u1", "422", "b2d1f4c0-77", *(text for one in errors for text in one.values()):
+        assert word in line
+
+
+def test_a_value_that_is_left_out_is_a_warning_with_all_it_takes_to_mend_it(
+    project: Project,
+) -> None:
+    project.configure(custom_attributes={"age": "years old : integer"})
+    project.write("user_id,years old\nu1,36\nu2,thirty\n")
+    (line,) = project.run().error_log.splitlines()
+    assert re.match(f"{STAMP}WARNING ", line)
+    for word in "line 3", "u2", "years old", "thirty", "integer":
+        assert word in line
+
+
+def test_the_error_log_is_the_part_of_the_debug_log_that_matters(project: Project) -> None:
+    project.sandbox.faults = [Fault(status=500), Fault(status=422)]
+    project.write("user_id\nu1\nu2,x\nu3\n")
+    result = project.run()
+    debug = result.debug_log.splitlines()
+    matters = [line for line in debug if re.match(f"{STAMP}(WARNING|ERROR) ", line)]
+    assert result.error_log.splitlines() == matters
+    assert 2 < len(matters) < len(debug)
+
+
+def test_all_rows_behind_a_stop_can_be_found(project: Project) -> None:
+    project.sandbox.faults = [Fault(status=401)]
+    project.users(3)
+    log = project.run().error_log
+    assert lines_of(log, "line 2", "u1", "401")
+    assert lines_of(log, "line 3", "not imported", "stopped")
+
+
+#### Lines that nobody can forge
+
+FORGED = "2026-11-01T03:00:00.000 ERROR forged"
+CONTROLS = [*map(chr, range(32)), "\x7f", *map(chr, range(0x80, 0xA0)), "\u2028", "\u2029"]
+EVIL = "evil" + "".join(CONTROLS).replace("\0", "") + "\n" + FORGED + "\r\n\x1b[2J"
+
+
+def all_lines_are_our_own(text: str) -> None:
+    """Each begins with a time that is no cell's, or is a marked part of a traceback."""
+    lines = text.split("\n")
+    assert lines.pop() == ""
+    assert [line for line in lines if not re.match(rf"{STAMP}({LEVEL}) |    \| ", line)] == []
+    assert [line for line in lines if line.startswith(FORGED)] == []
+    no_controls("".join(lines))
+
+
+def no_controls(text: str) -> None:
+    assert [character for character in CONTROLS if character in text] == []
+
+
+def as_cell(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def test_cells_cannot_forge_lines(project: Project) -> None:
+    project.configure(
+        user={"user_id": "user_id", "email": "email"}, custom_attributes={"age": "age : integer"}
+    )
+    evil = as_cell(EVIL)
+    rows = [f"{evil},{evil},{evil}", f",{evil},1", f"{evil},{evil}"]
+    project.write("user_id,email,age\n" + "\n".join(rows) + "\n")
+    result = project.run()
+    assert result.counts() == (2, 0, 1)
+    assert EVIL.strip() in project.sandbox.requests[0].body["user_id"]
+    for log in result.debug_log, result.error_log:
+        all_lines_are_our_own(log)
+        assert "evil" in log
+    no_controls(result.out.replace("\n", "") + result.err.replace("\n", ""))
+
+
+def test_headings_and_settings_cannot_forge_lines(project: Project) -> None:
+    project.write(f"user_id2,{as_cell(EVIL)}\nu1,x\n")
+    project.configure(user={"user_id": "evil \x1b[2J\x85user"})
+    result = project.run()
+    assert result.status == 1
+    assert len(result.err.splitlines()) == 1
+    all_lines_are_our_own(result.error_log)
+    all_lines_are_our_own(result.debug_log)
+    no_controls(result.err.rstrip("\n"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_file_names_cannot_forge_lines(project: Project) -> None:
+    """Neither the one that is skipped nor the one that is imported."""
+    name = EVIL.replace("/", "")[-60:] + ".csv"
+    project.users(1)
+    project.users(1, name)
+    (project.exports / "not_utf-8_\udcff.csv").write_bytes(b"")
+    result = project.run()
+    assert result.status == 0
+    assert lines_of(result.debug_log, "forged", " DEBUG ")
+    all_lines_are_our_own(result.debug_log)
+    for log in (project.folder / "logs").iterdir():
+        log.unlink()
+    project.notices()
+    result = project.run(name)
+    assert result.status == 0
+    all_lines_are_our_own(result.debug_log)
+    assert len(result.out.splitlines()) == 1
+    no_controls(result.out.rstrip("\n") + project.sandbox.slack[-1]["text"])
+
+
+@pytest.mark.parametrize("status", [422, 503, 401])
+@pytest.mark.parametrize("listed", [True, False], ids=["error list", "words"])
+def test_answers_of_intercom_cannot_forge_lines(
+    project: Project, status: int, listed: bool
+) -> None:
+    errors = [{"code": EVIL, "message": EVIL}]
+    content = json.dumps({"type": "error.list", "request_id": EVIL, "errors": errors})
+    body = content if listed else EVIL
+    project.configure(intercom={"retries": 1})
+    project.sandbox.faults = [Fault(status=status, body=body.encode())] * 2
+    project.users(2)
+    project.notices()
+    result = project.run()
+    for log in result.debug_log, result.error_log:
+        all_lines_are_our_own(log)
+        assert "evil" in log
+    no_controls(result.err.replace("\n", ""))
+    no_controls(project.sandbox.slack[-1]["text"])
+
+
+def test_a_notice_that_is_refused_cannot_forge_lines(project: Project) -> None:
+    project.notices()
+    project.sandbox.notice_faults = [Fault(status=500, body=EVIL.encode())]
+    project.users(1)
+    result = project.run()
+    assert "evil" in result.error_log
+    all_lines_are_our_own(result.error_log)
+
+
+#### Files for their owner alone
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.usefixtures("no_umask")
+def test_what_the_program_writes_is_for_its_owner_alone(project: Project) -> None:
+    project.configure(intercom={"skip_unchanged": "true"})
+    project.write("user_id\nu1\nu2,x\n")
+    before = files(project.folder)
+    assert project.run().status == 1
+    made = {
+        path.relative_to(project.folder).parts[0]: stat.S_IMODE(path.stat().st_mode)
+        for path in files(project.folder) - before
+    }
+    assert made == {"logs": 0o600, "not_imported": 0o600, "sent_users.sqlite3": 0o600}
+
+
+#### No secret anywhere
+
+TOKEN = "tok/en+of==intercom%&:7"
+PROXY_PASSWORD = "proxy+password/0"
+
+
+def forms(secret: str) -> set[str]:
+    """A secret in each form in which it may turn up."""
+    encoded = base64.b64encode(secret.encode()).decode()
+    return {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), encoded}
+
+
+class Secrets:
+    """A project with secrets that are hard to hide, and all that a run of it shows."""
+
+    def __init__(self, project: Project) -> None:
+        self.project, sandbox = project, project.sandbox
+        sandbox.token, sandbox.hipchat_key = TOKEN, "key+of/hipchat==8"
+        sandbox.api_id, sandbox.api_key = "id_of_app", "key/of+app=9"
+        project.notices()
+        project.configure(intercom={"access_token": TOKEN, "retries": 0})
+        project.users(3)
+        self.forms: list[str] = []
+        self.add(TOKEN, sandbox.hipchat_key, sandbox.webhook_url.removeprefix(sandbox.url))
+
+    def add(self, *secrets: str) -> None:
+        self.forms += sorted({form for secret in secrets for form in forms(secret)})
+
+    def leaked(self, result: Result) -> list[str]:
+        logs = [path.read_text("utf-8") for path in files(self.project.folder / "logs")]
+        notices = [notice["text"] for notice in self.project.sandbox.slack]
+        notices += [notice["message"] for notice in self.project.sandbox.hipchat]
+        shown = "\n".join([result.out, result.err, *logs, *notices])
+        return [form for form in self.forms if form in shown]
+
+
+@pytest.fixture
+def secrets(project: Project) -> Secrets:
+    return Secrets(project)
+
+
+def closed_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+
+
+def basic_pair_in_an_answer(secrets: Secrets) -> None:
+    sandbox = secrets.project.sandbox
+    pair = {"api_id": sandbox.api_id, "api_key": sandbox.api_key}
+    secrets.project.configure(intercom={"access_token": "", **pair})
+    secrets.forms = []
+    secrets.add(sandbox.api_key, f"{sandbox.api_id}:{sandbox.api_key}")
+    sandbox.faults = [Fault(status=422, message=" ".join(secrets.forms))]
+
+
+def refused_with_an_echo(secrets: Secrets) -> None:
+    """Intercom, Slack and Hipchat send back all that they know, as a proxy's error page may."""
+    echo = " ".join(secrets.forms)
+    listed = {"errors": [{"code": "x", "message": echo}], "request_id": echo}
+    sandbox = secrets.project.sandbox
+    page = Fault(status=400, body=f"<b>Bearer {TOKEN}</b>".encode())
+    sandbox.faults = [page, Fault(status=401, body=json.dumps(listed).encode())]
+    sandbox.notice_faults = [
+        Fault(status=500, body=f"{sandbox.hipchat_key} {sandbox.webhook_url}".encode())
+    ] * 4
+
+
+def refused_and_cut_within_a_secret(secrets: Secrets) -> None:
+    """What is shown of an answer is cut somewhere: not so that half of a secret stays."""
+    sandbox = secrets.project.sandbox
+    for length in range(200 - len(TOKEN) + 1, 200):
+        sandbox.faults.append(Fault(status=422, body=b"x" * length + TOKEN.encode()))
+    secrets.project.users(len(sandbox.faults))
+    secrets.forms.append(TOKEN[:8])
+
+
+def nobody_there(secrets: Secrets) -> None:
+    """Connections to Intercom, Hipchat and Slack are refused; the URLs are in the exceptions."""
+    url, project = closed_port(), secrets.project
+    path = project.sandbox.webhook_url.removeprefix(project.sandbox.url)
+    project.configure(
+        intercom={"user_url": url + "/users"},
+        hipchat={"api_url": url + "/v1/"},
+        slack={"webhook_url": url + path},
+    )
+
+
+def wrong_settings(secrets: Secrets) -> None:
+    secrets.project.configure(
+        intercom={"timeout": "soon", "acces_token": TOKEN},
+        slack={"webhook_url": secrets.project.sandbox.webhook_url.replace("127.0.0.1", "a.b")},
+    )
+
+
+def unparsable(secrets: Secrets) -> None:
+    text = secrets.project.config.read_text("utf-8")
+    secrets.project.config.write_text(text.replace(f"= {TOKEN}", f" {TOKEN}\n[{TOKEN}"), "utf-8")
+
+
+def dead_s3(secrets: Secrets) -> None:
+    secrets.project.configure(
+        aws={
+            "use_aws": "true",
+            "bucket": "not a bucket's name",
+            "access_key": "AKIAEXAMPLE",
+            "secret_key": TOKEN,
+            "region": "us-east-1",
+        }
+    )
+
+
+def another_token(secrets: Secrets) -> None:
+    """Intercom's answer is 401 to this one."""
+    secrets.project.sandbox.token = "another"
+
+
+TROUBLES: list[Callable[[Secrets], None]] = [
+    basic_pair_in_an_answer,
+    another_token,
+    refused_with_an_echo,
+    refused_and_cut_within_a_secret,
+    nobody_there,
+    wrong_settings,
+    unparsable,
+    dead_s3,
+]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
+def test_no_secret_is_shown(secrets: Secrets, trouble: Callable[[Secrets], None]) -> None:
+    trouble(secrets)
+    result = secrets.project.run()
+    assert result.status in (1, 2), result
+    assert secrets.leaked(result) == []
+
+
+def test_secrets_of_the_environment_are_not_shown(secrets: Secrets) -> None:
+    sandbox = secrets.project.sandbox
+    env = {"INTERCOM_ACCESS_TOKEN": TOKEN, "HIPCHAT_API_KEY": sandbox.hipchat_key}
+    env["SLACK_WEBHOOK_URL"] = sandbox.webhook_url
+    secrets.project.configure(intercom={"access_token": ""}, hipchat={"api_key": ""})
+    secrets.project.configure(slack={"webhook_url": ""})
+    refused_with_an_echo(secrets)
+    result = secrets.project.run(env=env)
+    assert result.status == 1
+    hidden = forms(TOKEN) | forms(sandbox.hipchat_key) | {sandbox.webhook_url}
+    assert hidden & set(secrets.leaked(result)) == set()
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+def test_the_password_of_a_proxy_is_not_shown(secrets: Secrets, scheme: str) -> None:
+    """The proxy refuses; or it is one that the packages can't even talk to."""
+    place = closed_port().removeprefix("http://")
+    proxy = f"{scheme}://ada:{quote(PROXY_PASSWORD, safe='')}@{place}"
+    secrets.project.configure(hipchat={"use_hipchat": "false"})
+    secrets.add(PROXY_PASSWORD)
+    result = secrets.project.run(env={"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy})
+    assert result.status == 1
+    assert secrets.project.sandbox.requests == []
+    assert secrets.leaked(result) == []
+
+
+def test_the_password_of_a_proxy_is_not_shown_where_the_proxy_does(secrets: Secrets) -> None:
+    """The stand-in is the proxy too, and tells what it was sent."""
+    sandbox = secrets.project.sandbox
+    secrets.add(PROXY_PASSWORD, f"ada:{PROXY_PASSWORD}")
+    sandbox.faults = [Fault(status=422, message=" ".join(secrets.forms))]
+    secrets.project.configure(hipchat={"use_hipchat": "false"}, slack={"use_slack": "false"})
+    place = sandbox.url.removeprefix("http://")
+    proxy = f"http://ada:{quote(PROXY_PASSWORD, safe='')}@{place}"
+    result = secrets.project.run(env={"HTTP_PROXY": proxy})
+    assert result.counts() == (2, 0, 1)
+    assert "Proxy-Authorization" in sandbox.requests[0].headers
+    assert secrets.leaked(result) == []
+
+
+def test_hiding_leaves_the_rest_of_the_text_alone(project: Project) -> None:
+    """Blank secrets, and secrets of a letter, don't turn messages into stars."""
+    project.configure(intercom={"access_token": "", "api_id": "a", "api_key": "n"})
+    project.sandbox.api_id, project.sandbox.api_key = "a", "n"
+    project.users(1, f"not_{NAME}")
+    result = project.run()
+    assert result.status == 1
+    assert "***" not in result.err + result.debug_log + result.out

@@ -1,0 +1,285 @@
+"""Intercom's limit of requests in a window: kept by a run that is alone, survived by others."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+
+import pytest
+from conftest import Project, Result
+from sandbox import Fault, Request, Sandbox
+
+SOON = 25  # seconds: far more than a run takes that waits for nothing, far less than one that does
+
+
+def limited(sandbox: Sandbox, limit: int, window: int = 1, clock_offset: float = 0) -> None:
+    sandbox.limit, sandbox.window, sandbox.clock_offset = limit, window, clock_offset
+
+
+def is_in(result: Result, sandbox: Sandbox, count: int) -> None:
+    """Every one of u1, u2, ... has arrived."""
+    assert (result.status, result.counts()) == (0, (count, 0, 0)), result
+    users = {user.get("user_id", user.get("external_id")) for user in sandbox.find()}
+    assert users >= {f"u{number}" for number in range(1, count + 1)}
+
+
+# ---------------------------------------------------------------------------------------------
+# A run that is alone
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "clock_offset"),
+    [(1, -300), (1, 300), (5, -300), (5, 0), (5, 300), (32, -300), (32, 300)],
+)
+def test_a_run_that_is_alone_earns_no_429(
+    project: Project, sandbox: Sandbox, concurrency: int, clock_offset: float
+) -> None:
+    limited(sandbox, 40, 1, clock_offset)
+    sandbox.latency = 0.005
+    project.configure(intercom={"concurrency": concurrency})
+    project.users(70)
+    is_in(project.run(), sandbox, 70)
+    assert sandbox.answers == {200: 70}
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "limit", "window", "count"),
+    [(32, 5, 1, 12), (8, 1, 1, 3), (5, 20, 2, 30), (32, 33, 1, 60)],
+    ids=["fewer than under way", "one", "two seconds", "one more than under way"],
+)
+def test_small_limits_are_kept(
+    project: Project, sandbox: Sandbox, concurrency: int, limit: int, window: int, count: int
+) -> None:
+    limited(sandbox, limit, window)
+    project.configure(intercom={"concurrency": concurrency})
+    project.users(count)
+    is_in(project.run(), sandbox, count)
+    assert sandbox.answers == {200: count}
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_requests_that_fail_are_counted_too(
+    project: Project, sandbox: Sandbox, concurrency: int
+) -> None:
+    limited(sandbox, 20)
+    sandbox.faults = [Fault(), Fault(status=503), Fault(drop=True), Fault(status=422)] * 4
+    project.configure(intercom={"concurrency": concurrency})
+    project.users(40)
+    result = project.run()
+    assert result.counts() == (36, 0, 4)
+    assert sandbox.answers[429] == 0
+
+
+def test_contacts_keep_the_limit_with_two_requests_a_user(
+    project: Project, sandbox: Sandbox
+) -> None:
+    limited(sandbox, 30)
+    sandbox.attributes = {"plan": "string"}
+    for number in range(1, 31):
+        sandbox.contacts[f"c{number}"] = {"external_id": f"u{number}", "role": "user"}
+    project.configure(
+        intercom={"concurrency": 8, "user_url": sandbox.contacts_url},
+        custom_attributes={"plan": "name"},
+    )
+    project.users(30)
+    is_in(project.run(), sandbox, 30)
+    assert sandbox.answers == {200: 31, 409: 30}
+
+
+def test_the_limit_is_used(project: Project, sandbox: Sandbox) -> None:
+    """A run that is slowed down by the limit sends all that a window allows."""
+    limited(sandbox, 30)
+    sandbox.latency = 0.002
+    project.configure(intercom={"concurrency": 8})
+    project.users(70)
+    is_in(project.run(), sandbox, 70)
+    ahead = time.time() - time.monotonic()
+    windows = [int(request.began + ahead) for request in sandbox.requests]
+    assert max(len(list(group)) for _, group in itertools.groupby(windows)) >= 29, windows
+
+
+# ---------------------------------------------------------------------------------------------
+# A limit that is shared
+# ---------------------------------------------------------------------------------------------
+
+
+class Neighbour(threading.Thread):
+    """Another program with the same token, which sends so many requests ten times a second."""
+
+    def __init__(self, sandbox: Sandbox, wanted: Callable[[], bool], burst: int) -> None:
+        super().__init__(daemon=True)
+        self.sandbox, self.wanted, self.burst = sandbox, wanted, burst
+
+    def run(self) -> None:
+        port = int(self.sandbox.url.rpartition(":")[2])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        headers = {
+            "Authorization": f"Bearer {self.sandbox.token}",
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+            "Intercom-Version": "1.4",
+        }
+        body = json.dumps({"user_id": "neighbour"})
+        while self.wanted():
+            for _ in range(self.burst):
+                connection.request("POST", "/users", body, headers)
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status == 429:
+                    break
+            time.sleep(0.1)
+        connection.close()
+
+
+def refused(sandbox: Sandbox) -> list[Request]:
+    """The run's requests that were answered 429."""
+    own = [one for one in sandbox.requests if one.body["user_id"] != "neighbour"]
+    return [one for one in own if one.status == 429]
+
+
+@pytest.mark.parametrize(("concurrency", "clock_offset"), [(1, 300), (5, -300), (32, 300)])
+def test_a_limit_that_others_use_up_is_waited_for(
+    project: Project, sandbox: Sandbox, concurrency: int, clock_offset: float
+) -> None:
+    limited(sandbox, 30, 1, clock_offset)
+    project.configure(intercom={"concurrency": concurrency})
+    project.users(60)
+    neighbour = Neighbour(sandbox, lambda: not refused(sandbox), burst=31)  # uses up each window
+    neighbour.start()
+    result = project.start().wait(60)
+    neighbour.join()
+    is_in(result, sandbox, 60)
+    assert refused(sandbox)
+    ahead = sandbox.now() - time.monotonic()
+    for one in refused(sandbox):
+        same = [other for other in sandbox.requests if other.body == one.body]
+        following = same[same.index(one) + 1]
+        assert math.floor(following.began + ahead) > math.floor(one.began + ahead)
+    assert len(refused(sandbox)) <= 4 * concurrency
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_limit_that_others_take_a_part_of_lets_everybody_in(
+    project: Project, sandbox: Sandbox, concurrency: int
+) -> None:
+    limited(sandbox, 30)
+    project.configure(intercom={"concurrency": concurrency})
+    project.users(50)
+    child = project.start()
+    neighbour = Neighbour(sandbox, lambda: child.process.poll() is None, burst=1)
+    neighbour.start()
+    is_in(child.wait(60), sandbox, 50)
+    neighbour.join()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        {"Retry-After": "2"},
+        {"Retry-After": "date"},
+        {"X-RateLimit-Reset": "2", "Retry-After": "1"},
+        {"X-RateLimit-Reset": "1", "Retry-After": "2"},
+    ],
+    ids=["seconds", "date", "reset later", "reset earlier"],
+)
+def test_a_429_is_waited_out_as_long_as_it_says(
+    project: Project, sandbox: Sandbox, wait: dict[str, str]
+) -> None:
+    sandbox.clock_offset = -300
+    headers = dict(wait)
+    if wait.get("Retry-After") == "date":
+        headers["Retry-After"] = formatdate(sandbox.now() + 3, usegmt=True)
+    if "X-RateLimit-Reset" in wait:
+        headers["X-RateLimit-Reset"] = str(int(sandbox.now()) + 1 + int(wait["X-RateLimit-Reset"]))
+    sandbox.faults = [Fault(), Fault(status=429, headers=headers)]
+    project.users(3)
+    is_in(project.run(), sandbox, 3)
+    _, first, second, _ = sandbox.requests
+    assert second.began - first.ended >= 1
+
+
+# ---------------------------------------------------------------------------------------------
+# Headers that are of no use
+# ---------------------------------------------------------------------------------------------
+
+LIMIT, LEFT, RESET = "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"
+ABSURD = {
+    "missing": {},
+    "without a reset": {LIMIT: "100", LEFT: "0"},
+    "without a rest": {LIMIT: "100", RESET: "+100"},
+    "without a limit": {LEFT: "50", RESET: "+100"},
+    "reset in the past": {LIMIT: "100", LEFT: "0", RESET: "-60"},
+    "reset now": {LIMIT: "100", LEFT: "0", RESET: "+0"},
+    "reset in milliseconds": {LIMIT: "100", LEFT: "0", RESET: "1793700000000"},
+    "reset years ahead": {LIMIT: "100", LEFT: "0", RESET: "99999999999"},
+    "reset of zero": {LIMIT: "0", LEFT: "0", RESET: "0"},
+    "words": {LIMIT: "many", LEFT: "none", RESET: "soon"},
+    "blank": {LIMIT: "", LEFT: "", RESET: ""},
+    "fractions": {LIMIT: "1e3", LEFT: "0.5", RESET: "1e10"},
+    "less than nothing": {LIMIT: "-1", LEFT: "-5", RESET: "-1"},
+    "digits that are no numbers": {LIMIT: "\xb2", LEFT: "\xb9", RESET: "\xb3"},
+    "too many digits": {LIMIT: "9" * 5000, LEFT: "9" * 5000, RESET: "9" * 5000},
+    "no date": {LIMIT: "100", LEFT: "50", RESET: "+100", "Date": "yesterday"},
+    "an endless date": {LIMIT: "100", LEFT: "50", RESET: "+1", "Date": "Fri, 31 Dec 9999"},
+    "more left than the limit": {LIMIT: "1", LEFT: "1000000", RESET: "+100"},
+}
+
+
+def filled_in(headers: dict[str, str], sandbox: Sandbox) -> dict[str, str]:
+    """+60 and -60 as seconds from now; a Reset of -1 stays."""
+    told = dict(headers)
+    if len(told.get(RESET, "")) > 1 and told[RESET][0] in "+-" and told[RESET] != "-1":
+        told[RESET] = str(int(sandbox.now()) + int(told[RESET]))
+    return told
+
+
+@pytest.mark.parametrize("headers", ABSURD)
+def test_headers_of_no_use_do_no_harm(project: Project, sandbox: Sandbox, headers: str) -> None:
+    sandbox.fault_for = lambda _: Fault(headers=filled_in(ABSURD[headers], sandbox))
+    project.configure(intercom={"concurrency": 5})
+    project.users(20)
+    result = project.start().wait(SOON)
+    is_in(result, sandbox, 20)
+    assert len(sandbox.requests) == 20
+    assert not result.error_log
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {RESET: "-60", LEFT: "0"},
+        {"Retry-After": "soon", RESET: "soon"},
+        {"Retry-After": "-1"},
+        {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"},
+        {"Retry-After": "\xb2"},
+        {RESET: "1793700000000"},
+    ],
+    ids=lambda headers: " ".join(f"{key} {text[:20]}" for key, text in headers.items()) or "none",
+)
+def test_a_429_that_says_nothing_useful_is_tried_again(
+    project: Project, sandbox: Sandbox, headers: dict[str, str]
+) -> None:
+    sandbox.faults = [
+        Fault(),
+        *[Fault(status=429, headers=filled_in(headers, sandbox)) for _ in range(3)],
+    ]
+    project.users(5)
+    is_in(project.start().wait(SOON), sandbox, 5)
+    assert sandbox.answers == {200: 5, 429: 3}
+
+
+def test_a_limit_that_ends_is_noticed(project: Project, sandbox: Sandbox) -> None:
+    """Answers with headers, and then answers without any."""
+    headers = {LIMIT: "10", LEFT: "0", RESET: str(int(sandbox.now()) + 2)}
+    sandbox.faults = [Fault(), Fault(headers=headers)]
+    project.configure(intercom={"concurrency": 4})
+    project.users(30)
+    is_in(project.start().wait(SOON), sandbox, 30)

@@ -1,0 +1,628 @@
+"""skip_unchanged: what Intercom has is left out, and nothing that it might not have ever is."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import NAME, Project, Result, eventually
+from sandbox import Fault, Request, Sandbox
+
+STATE = "sent_users.sqlite3"
+
+
+@pytest.fixture
+def skipping(project: Project) -> Project:
+    """A project with skip_unchanged."""
+    project.configure(intercom={"skip_unchanged": "true"})
+    return project
+
+
+def csv_of(*rows: str) -> str:
+    """A file of user_id, email and name."""
+    return "user_id,email,name\n" + "".join(f"{row}\n" for row in rows)
+
+
+def imported(project: Project, *rows: str) -> Result:
+    """How a run of a file with these rows ended."""
+    project.write(csv_of(*rows))
+    return project.run()
+
+
+def name_of(sandbox: Sandbox, user_id: str) -> object:
+    (user,) = sandbox.find(user_id=user_id)
+    return user["name"]
+
+
+def state_files(project: Project) -> list[Path]:
+    return sorted(project.folder.glob(STATE + "*"))
+
+
+# ---------------------------------------------------------------------------------------------
+# What is left out, and what is not
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_unchanged_rows_are_left_out_and_changed_ones_sent(
+    skipping: Project, sandbox: Sandbox, concurrency: int
+) -> None:
+    skipping.configure(intercom={"concurrency": concurrency})
+    first = imported(skipping, "u1,,Ada", "u2,,Bob", "u3,,Cy")
+    assert (first.status, first.counts()) == (0, (3, 0, 0))
+    second = imported(skipping, "u1,,Ada", "u2,,Bea", "u3,,Cy", "u4,,Di")
+    assert (second.status, second.counts()) == (0, (2, 2, 0))
+    assert Counter(one.body["user_id"] for one in sandbox.requests[3:]) == {"u2": 1, "u4": 1}
+    third = imported(skipping, "u1,,Ada", "u2,,Bea", "u3,,Cy", "u4,,Di")
+    assert (third.status, third.counts()) == (0, (0, 4, 0))
+    assert len(sandbox.requests) == 5
+
+
+def test_unchanged_means_the_data_and_not_the_file(skipping: Project, sandbox: Sandbox) -> None:
+    skipping.write(csv_of("u1,a@example.com,Ada"))
+    assert skipping.run().status == 0
+    skipping.write(
+        "name;x;email;user_id\n Ada ;1;a@example.com;u1\n", "users_2026-12-01T00-00-00.csv"
+    )
+    skipping.configure(csv={"delimiter": ";"})
+    assert skipping.run().counts() == (0, 1, 0)
+    assert len(sandbox.requests) == 1
+
+
+def test_a_field_that_the_settings_add_is_a_change(skipping: Project, sandbox: Sandbox) -> None:
+    skipping.configure(user={"user_id": "user_id"})
+    assert imported(skipping, "u1,,Ada").counts() == (1, 0, 0)
+    skipping.configure(user={"name": "name"})
+    assert skipping.run().counts() == (1, 0, 0)
+    assert name_of(sandbox, "u1") == "Ada"
+
+
+@pytest.mark.parametrize("field", ["update_last_request_at", "new_session"])
+def test_users_with_something_to_do_are_always_sent(
+    skipping: Project, sandbox: Sandbox, field: str
+) -> None:
+    skipping.write(f"user_id,{field}\nu1,true\nu2,false\nu3,\n")
+    assert skipping.run().counts() == (3, 0, 0)
+    assert skipping.run().counts() == (1, 2, 0)
+    assert [one.body["user_id"] for one in sandbox.requests] == ["u1", "u2", "u3", "u1"]
+
+
+def test_without_skip_unchanged_all_are_sent_and_no_state_is_kept(
+    project: Project, sandbox: Sandbox
+) -> None:
+    project.users(3)
+    assert project.run().counts() == (3, 0, 0)
+    assert project.run().counts() == (3, 0, 0)
+    assert not state_files(project)
+
+
+def test_the_state_file_is_where_the_settings_say(skipping: Project, sandbox: Sandbox) -> None:
+    skipping.configure(intercom={"state_file": "made/on/the/way.db"})
+    skipping.users(2)
+    assert skipping.run().counts() == (2, 0, 0)
+    assert skipping.run().counts() == (0, 2, 0)
+    assert (skipping.folder / "made/on/the/way.db").stat().st_size
+    assert not state_files(skipping)
+
+
+# ---------------------------------------------------------------------------------------------
+# No wrong skip
+# ---------------------------------------------------------------------------------------------
+
+LOST = Fault(acts=True, drop=True)
+
+
+@pytest.mark.parametrize(
+    ("failure", "then"),
+    [
+        (Fault(status=422), "New"),
+        (Fault(drop=True), "New"),
+        (LOST, "New"),
+        (LOST, "Old"),
+        (Fault(acts=True, cut=True), "Old"),
+        (Fault(status=502, acts=True), "Old"),
+        (Fault(status=422, acts=True), "Old"),
+        (Fault(status=403, acts=True), "Old"),
+    ],
+    ids=[
+        "refused",
+        "lost on the way",
+        "answer lost",
+        "answer lost and back to the old",
+        "cut off and back to the old",
+        "502 and back to the old",
+        "422 and back to the old",
+        "stopped and back to the old",
+    ],
+)
+def test_a_user_whose_update_failed_is_sent_again(
+    skipping: Project, sandbox: Sandbox, failure: Fault, then: str
+) -> None:
+    skipping.configure(intercom={"retries": 0})
+    assert imported(skipping, "u1,,Old").counts() == (1, 0, 0)
+    sandbox.faults = [failure]
+    assert imported(skipping, "u1,,New").counts() == (0, 0, 1)
+    last = imported(skipping, f"u1,,{then}")
+    assert (last.status, last.counts()) == (0, (1, 0, 0))
+    assert name_of(sandbox, "u1") == then
+
+
+@pytest.mark.parametrize("then", ["New", "Old"])
+def test_a_user_whose_update_was_under_way_at_a_kill_is_sent_again(
+    skipping: Project, sandbox: Sandbox, then: str
+) -> None:
+    assert imported(skipping, "u1,,Old").counts() == (1, 0, 0)
+    sandbox.faults = [Fault(delay=60)]
+    skipping.write(csv_of("u1,,New"))
+    child = skipping.start()
+    eventually(lambda: name_of(sandbox, "u1") == "New")
+    child.send(signal.SIGKILL)
+    child.wait()
+    assert imported(skipping, f"u1,,{then}").counts() == (1, 0, 0)
+    assert name_of(sandbox, "u1") == then
+
+
+def test_another_row_that_is_the_same_user_of_intercoms_makes_the_data_unknown(
+    skipping: Project, sandbox: Sandbox
+) -> None:
+    assert imported(skipping, "u1,a@example.com,Ada").counts() == (1, 0, 0)
+    assert imported(skipping, ",a@example.com,Bea").counts() == (1, 0, 0)
+    assert len(sandbox.users) == 1
+    assert imported(skipping, "u1,a@example.com,Ada").counts() == (1, 0, 0)
+    assert name_of(sandbox, "u1") == "Ada"
+    assert imported(skipping, ",A@Example.com,Bea").counts() == (1, 0, 0)
+    assert name_of(sandbox, "u1") == "Bea"
+
+
+def test_another_row_by_id_makes_the_data_unknown(skipping: Project, sandbox: Sandbox) -> None:
+    assert imported(skipping, "u1,,Ada").counts() == (1, 0, 0)
+    (known,) = sandbox.users
+    skipping.write(f"id,name\n{known},Bea\n")
+    assert skipping.run().counts() == (1, 0, 0)
+    assert imported(skipping, "u1,,Ada").counts() == (1, 0, 0)
+    assert name_of(sandbox, "u1") == "Ada"
+
+
+@pytest.mark.parametrize("field", ["email", "id"])
+def test_another_row_that_may_have_changed_the_user_is_no_proof_that_it_did_not(
+    skipping: Project, sandbox: Sandbox, field: str
+) -> None:
+    """The answer that would have told that the two rows are one user never came."""
+    skipping.configure(intercom={"retries": 0})
+    assert imported(skipping, "u1,a@example.com,Ada").counts() == (1, 0, 0)
+    (known,) = sandbox.users
+    sandbox.faults = [LOST]
+    skipping.write(f"{field},name\n{known if field == 'id' else 'a@example.com'},Bea\n")
+    assert skipping.run().counts() == (0, 0, 1)
+    assert imported(skipping, "u1,a@example.com,Ada").counts() == (1, 0, 0)
+    assert name_of(sandbox, "u1") == "Ada"
+
+
+@pytest.mark.parametrize(
+    ("first", "concurrency"),
+    [
+        (",a@example.com,Old", 1),
+        (",A@example.com,Old", 2),
+        (",a@example.com,Old", 8),
+        ("u1,a@example.com,Old", 8),
+    ],
+)
+def test_a_user_who_is_twice_in_the_file_ends_as_its_last_row(
+    skipping: Project, sandbox: Sandbox, first: str, concurrency: int
+) -> None:
+    """The last row is what was sent before, and still has to be sent after the first."""
+    skipping.configure(intercom={"concurrency": concurrency})
+    sandbox.latency = 0.05
+    rows = [f"x{n},," for n in range(3)]
+    assert imported(skipping, "u1,a@example.com,New").counts() == (1, 0, 0)
+    result = imported(skipping, *rows, first, "u1,a@example.com,New", "y,,")
+    assert result.status == 0
+    assert name_of(sandbox, "u1") == "New"
+
+
+def test_the_last_row_of_a_file_counts_although_it_is_the_old_one(
+    skipping: Project, sandbox: Sandbox
+) -> None:
+    """While the first row waits for the second try of its own."""
+    skipping.configure(intercom={"concurrency": 4, "timeout": 0.3})
+    assert imported(skipping, "u1,,New").counts() == (1, 0, 0)
+    sandbox.faults = [Fault(status=503)]
+    assert imported(skipping, "u1,,Old", "u1,,New").status == 0
+    assert name_of(sandbox, "u1") == "New"
+
+
+# ---------------------------------------------------------------------------------------------
+# Workspaces apart
+# ---------------------------------------------------------------------------------------------
+
+
+def other_token(project: Project, sandbox: Sandbox) -> None:
+    sandbox.token = "another-token-0123456789"
+    project.configure(intercom={"access_token": sandbox.token})
+
+
+def other_key(project: Project, sandbox: Sandbox) -> None:
+    project.configure(
+        intercom={
+            "access_token": None,
+            "api_id": sandbox.api_id,
+            "api_key": sandbox.api_key,
+        }
+    )
+
+
+def other_host(project: Project, sandbox: Sandbox) -> None:
+    url = sandbox.users_url.replace("127.0.0.1", "localhost")
+    project.configure(intercom={"user_url": url})
+
+
+def other_dialect(project: Project, sandbox: Sandbox) -> None:
+    project.configure(intercom={"user_url": sandbox.contacts_url})
+
+
+@pytest.mark.parametrize("change", [other_token, other_key, other_host, other_dialect])
+def test_what_was_sent_to_one_workspace_says_nothing_of_another(
+    skipping: Project, sandbox: Sandbox, change: Callable[[Project, Sandbox], None]
+) -> None:
+    skipping.users(3)
+    assert skipping.run().counts() == (3, 0, 0)
+    change(skipping, sandbox)
+    assert skipping.run().counts() == (3, 0, 0)
+
+
+def test_workspaces_do_not_disturb_each_other(skipping: Project, sandbox: Sandbox) -> None:
+    skipping.users(3)
+    assert skipping.run().counts() == (3, 0, 0)
+    with Sandbox() as other:
+        for number in (1, 2, 3):  # Intercom's ids are unique in all workspaces
+            other.users[f"other{number}"] = {"user_id": f"u{number}"}
+        skipping.configure(intercom={"user_url": other.users_url})
+        assert skipping.run().counts() == (3, 0, 0)
+    skipping.configure(intercom={"user_url": sandbox.users_url})
+    assert skipping.run().counts() == (0, 3, 0)
+
+
+# ---------------------------------------------------------------------------------------------
+# Killed, and run again
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("concurrency", "moment"), [(1, 0), (1, 25), (8, 9), (8, 33)])
+def test_after_a_kill_exactly_the_missing_users_are_sent(
+    skipping: Project, sandbox: Sandbox, concurrency: int, moment: int
+) -> None:
+    sandbox.latency = 0.01
+    skipping.configure(intercom={"concurrency": concurrency})
+    skipping.users(60)
+    child = skipping.start()
+    eventually(lambda: sandbox.answers[200] >= moment)
+    child.send(signal.SIGKILL)
+    assert child.wait().status == -signal.SIGKILL
+    eventually(lambda: all(one.ended for one in sandbox.requests))
+    before = {one.body["user_id"] for one in sandbox.requests}
+    assert len(before) < 60
+    sent = len(sandbox.requests)
+
+    result = skipping.run()
+    assert result.status == 0
+    assert sum(result.counts()) == 60
+    after = Counter(one.body["user_id"] for one in sandbox.requests[sent:])
+    assert set(after) | before == {f"u{n}" for n in range(1, 61)}
+    assert len(set(after) & before) <= concurrency
+    assert set(after.values()) == {1}
+    assert len(sandbox.users) == 60
+    assert skipping.run().counts() == (0, 60, 0)
+
+
+KILLED_BY_ITSELF = """
+import os, signal, sqlite3
+
+connect, left = sqlite3.connect, [{statements}]
+
+class Database(sqlite3.Connection):
+    def execute(self, *arguments):
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return super().execute(*arguments)
+
+sqlite3.connect = lambda *arguments, **keys: connect(*arguments, **keys, factory=Database)
+"""
+
+
+@pytest.mark.parametrize("statements", range(1, 13))
+def test_a_kill_between_any_two_statements_leaves_a_state_to_go_on_with(
+    skipping: Project, sandbox: Sandbox, tmp_path: Path, statements: int
+) -> None:
+    patch = tmp_path / "patch"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(KILLED_BY_ITSELF.format(statements=statements))
+    skipping.users(2)
+    killed = skipping.run(env={"PYTHONPATH": str(patch)})
+    assert killed.status in {-signal.SIGKILL, 0}
+    result = skipping.run()
+    assert (result.status, sum(result.counts())) == (0, 2), result
+    assert len(sandbox.users) == 2
+    assert skipping.run().counts() == (0, 2, 0)
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(skipping: Project, sandbox: Sandbox) -> None:
+    sandbox.faults = [Fault()] * 10 + [Fault(status=401)]
+    skipping.users(30)
+    assert skipping.run().counts() == (10, 0, 20)
+    assert skipping.run().counts() == (20, 10, 0)
+    assert len(sandbox.requests) == 31
+
+
+# ---------------------------------------------------------------------------------------------
+# A state file that is of no use
+# ---------------------------------------------------------------------------------------------
+
+
+def refuses(project: Project, *words: str) -> str:
+    """The one line in which a run says why it can't use the state; nothing is sent."""
+    project.notices()
+    result = project.run()
+    assert result.status == 1, result
+    assert not project.sandbox.requests
+    assert "Traceback" not in result.err
+    assert "nobody foresaw" not in result.err
+    (line,) = [line for line in result.err.splitlines() if "stopped" in line]
+    assert all(word in line for word in words), line
+    assert "red" in [notice["color"] for notice in project.sandbox.hipchat]
+    return line
+
+
+def database(path: Path, *statements: str) -> bytes:
+    """The bytes of an SQLite file that these make."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no database\n",
+        bytes(range(256)) * 64,
+        b"SQLite format 3\0" + b"\xff" * 4080,
+        b"SQLite format 3\0",
+    ],
+    ids=["text", "bytes", "header", "broken off"],
+)
+def test_a_damaged_state_file_is_said_and_kept(skipping: Project, content: bytes) -> None:
+    skipping.users(3)
+    (skipping.folder / STATE).write_bytes(content)
+    refuses(skipping, STATE)
+    assert (skipping.folder / STATE).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["CREATE TABLE users (name TEXT)"],
+        ["CREATE TABLE orders (number INTEGER)", "PRAGMA user_version = 1"],
+        ["CREATE TABLE users (id TEXT, name TEXT)", "PRAGMA user_version = 1"],
+        ["CREATE TABLE users (name TEXT)", "PRAGMA user_version = 1"],
+    ],
+    ids=["unnumbered", "of other tables", "of another users table", "without ids"],
+)
+def test_the_database_of_another_program_is_left_as_it_is(
+    skipping: Project, statements: list[str]
+) -> None:
+    skipping.users(3)
+    content = database(skipping.folder / STATE, *statements)
+    refuses(skipping, STATE)
+    assert (skipping.folder / STATE).read_bytes() == content
+
+
+@pytest.mark.parametrize("version", [2, 99])
+def test_the_state_file_of_a_newer_version_is_left_as_it_is(
+    skipping: Project, sandbox: Sandbox, version: int
+) -> None:
+    skipping.users(3)
+    assert skipping.run().status == 0
+    sandbox.requests.clear()
+    content = database(skipping.folder / STATE, f"PRAGMA user_version = {version}")
+    line = refuses(skipping, STATE, "version")
+    assert "damaged" not in line
+    assert (skipping.folder / STATE).read_bytes() == content
+
+
+def test_an_empty_state_file_is_a_new_one(skipping: Project) -> None:
+    skipping.users(3)
+    (skipping.folder / STATE).touch()
+    assert skipping.run().counts() == (3, 0, 0)
+    assert skipping.run().counts() == (0, 3, 0)
+
+
+@pytest.mark.parametrize(
+    "place", ["a file/state.db", "a file/folder/state.db", "exports", "/proc/x/y"]
+)
+def test_a_state_file_that_cannot_be_made_is_said(skipping: Project, place: str) -> None:
+    skipping.users(3)
+    (skipping.folder / "a file").touch()
+    skipping.configure(intercom={"state_file": place})
+    refuses(skipping, place)
+
+
+LOCKER = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process is writing to the database."""
+    command = [sys.executable, "-c", LOCKER, path]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as locker:
+        assert locker.stdout
+        assert locker.stdout.readline() == b"locked\n"
+        yield
+        locker.communicate()
+
+
+def test_a_state_file_that_another_program_locks_is_said(
+    skipping: Project, sandbox: Sandbox
+) -> None:
+    skipping.users(3)
+    assert skipping.run().status == 0
+    sandbox.requests.clear()
+    with locked(skipping.folder / STATE):
+        refuses(skipping, STATE, "locked")
+    assert skipping.run().counts() == (0, 3, 0)
+
+
+def test_a_lock_in_the_middle_of_a_run_loses_no_row(skipping: Project, sandbox: Sandbox) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(request: Request) -> None:
+        if request.body["user_id"] == "u5":
+            arrived.set()
+            go_on.wait(60)
+
+    sandbox.fault_for = hold
+    skipping.users(20)
+    child = skipping.start()
+    assert arrived.wait(30)
+    with locked(skipping.folder / STATE):
+        go_on.set()
+        result = child.wait()
+    assert result.status == 1
+    assert result.counts() == (5, 0, 15)
+    assert len(result.not_imported_rows()) == 16
+    assert "locked" in result.err
+    assert "Traceback" not in result.err
+    last = skipping.run()
+    assert last.status == 0
+    assert last.counts() in {(15, 5, 0), (16, 4, 0)}
+    assert len(sandbox.users) == 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damage_in_the_middle_makes_no_wrong_skip(
+    skipping: Project, sandbox: Sandbox, seed: int
+) -> None:
+    count = 400
+    skipping.configure(intercom={"concurrency": 4})
+    rows = [f"u{n},u{n}@example.com," for n in range(count)]
+    assert imported(skipping, *(row + "Old" for row in rows)).counts() == (count, 0, 0)
+    path, noise = skipping.folder / STATE, random.Random(seed)
+    content = bytearray(path.read_bytes())
+    for _ in range(3):
+        start = noise.randrange(4096, len(content))
+        content[start : start + 3000] = noise.randbytes(len(content[start : start + 3000]))
+    path.write_bytes(content)
+
+    names = ["Old" if n % 2 else "New" for n in range(count)]
+    result = imported(skipping, *map(str.__add__, rows, names))
+    assert sum(result.counts()) == count
+    assert result.status == (1 if result.counts()[2] else 0)
+    assert "Traceback" not in result.err
+    left_out = {row[0] for row in result.not_imported_rows()} if result.not_imported else set()
+    for number, name in enumerate(names):
+        assert f"u{number}" in left_out or name_of(sandbox, f"u{number}") == name
+
+
+# ---------------------------------------------------------------------------------------------
+# What is in the file, and who may read it
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """What is made may be read by everybody, unless its maker cares."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
+@pytest.mark.parametrize("basic", [False, True], ids=["token", "key"])
+def test_the_state_is_for_its_owner_alone_and_holds_no_credentials(
+    skipping: Project, sandbox: Sandbox, basic: bool
+) -> None:
+    if basic:
+        other_key(skipping, sandbox)
+    sandbox.faults = [Fault(), Fault(delay=60)]
+    skipping.users(2)
+    child = skipping.start()
+    eventually(lambda: len(sandbox.requests) == 2)
+    running = state_files(skipping)
+    content = b"".join(path.read_bytes() for path in running)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in running}
+    child.send(signal.SIGKILL)
+    child.wait()
+    assert modes.keys() >= {STATE}
+    assert set(modes.values()) == {0o600}, modes
+    assert skipping.run().status == 0
+    content += b"".join(path.read_bytes() for path in state_files(skipping))
+    pair = f"{sandbox.api_id}:{sandbox.api_key}".encode()
+    for secret in (sandbox.token, sandbox.api_key, base64.b64encode(pair).decode()):
+        assert secret.encode() not in content
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_folders_on_the_way_to_the_state_are_no_reason_to_show_it(skipping: Project) -> None:
+    skipping.configure(intercom={"state_file": "made/state.db"})
+    skipping.users(1)
+    assert skipping.run().status == 0
+    assert stat.S_IMODE((skipping.folder / "made/state.db").stat().st_mode) == 0o600
+
+
+def test_a_dry_run_makes_no_state(skipping: Project) -> None:
+    skipping.users(3)
+    result = skipping.run("--dry-run")
+    assert (result.status, result.counts()) == (0, (3, 0, 0))
+    assert not state_files(skipping)
+
+
+def test_a_dry_run_leaves_the_state_as_it_is(skipping: Project, sandbox: Sandbox) -> None:
+    assert imported(skipping, "u1,,Ada", "u2,,Bob").status == 0
+    content = (skipping.folder / STATE).read_bytes()
+    skipping.write(csv_of("u1,,Ada", "u2,,Bea", "u3,,Cy"))
+    result = skipping.run("--dry-run")
+    assert result.status == 0
+    assert sum(result.counts()) == 3
+    assert result.counts()[0] == len(result.out.splitlines())
+    assert (skipping.folder / STATE).read_bytes() == content
+    assert skipping.run().counts() == (2, 1, 0)
+    assert len(sandbox.requests) == 4
+
+
+def test_a_check_makes_no_state(skipping: Project) -> None:
+    skipping.users(3)
+    assert skipping.run("--check").status == 0
+    assert not state_files(skipping)
+
+
+def test_a_row_that_was_not_imported_can_be_imported_from_its_file(
+    skipping: Project, sandbox: Sandbox
+) -> None:
+    sandbox.faults = [Fault(), Fault(status=422)]
+    skipping.users(3)
+    result = skipping.run()
+    assert result.counts() == (2, 0, 1)
+    again = skipping.run("--local", result.not_imported[0])
+    assert (again.status, again.counts()) == (0, (1, 0, 0))
+    assert skipping.run(NAME).counts() == (0, 3, 0)
+    assert len(sandbox.requests) == 4
