@@ -903,9 +903,12 @@ def check_attributes(intercom: Intercom, settings: Settings) -> None:
             break
         log.warning("GET data_attributes: %s; to be tried again", answer)
         time.sleep(max(answer.pause(), settings.intercom_timeout))
-    if answer.status != 200:
-        raise StopRun(f"Intercom doesn't say its custom attributes: {answer}")
-    listed = [item for item in answer.json().get("data", ()) if item.get("custom")]
+    if verdict(answer.status, by_id=False) is Verdict.STOP:
+        raise StopRun(stop_reason(answer, settings))
+    listed = answer.json().get("data")
+    if answer.status != 200 or not isinstance(listed, list):
+        raise StopRun(f"Intercom doesn't say which custom attributes there are: {answer}")
+    listed = [item for item in listed if isinstance(item, dict) and item.get("custom")]
     types = {item.get("name"): item.get("data_type") for item in listed if not item.get("archived")}
     wrong = []
     for source in settings.sources:
@@ -1068,6 +1071,9 @@ class LogFile(logging.StreamHandler[TextIO]):
         say(f"the log can't be written any more: {sys.exc_info()[1]}", sys.stderr)
 
 
+SCREEN = logging.StreamHandler()  # for what no log has, until the run is concluded
+
+
 def open_logs(settings: Settings, started: datetime, screen: bool) -> Path | None:
     """The path of the error log, None without logs: then, or on demand, the screen gets errors."""
     handlers: list[logging.Handler] = []
@@ -1081,7 +1087,7 @@ def open_logs(settings: Settings, started: datetime, screen: bool) -> Path | Non
     except OSError as error:
         raise StopRun(f"[log] folder {settings.log_folder}: {error.strerror}") from None
     if screen or not handlers:
-        handlers.append(logging.StreamHandler())
+        handlers.append(SCREEN)
     for number, handler in enumerate(handlers):
         handler.setLevel("DEBUG" if path and number == 0 else "WARNING")
         handler.setFormatter(SafeFormatter())
@@ -1324,7 +1330,7 @@ def admit(job: Job, run: Run) -> bool:
             run.unchanged += 1
             log.debug("%s: unchanged", job)
             return False
-        if contact and not job.contact:
+        if contact and not job.contact and run.settings.contacts:
             job.contact, job.remembered = contact, True
         if not run.dry:
             run.sent.forget(job)
@@ -1372,8 +1378,8 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
     busy: set[str] = set()
     under_way = 0
 
-    def exchange(job: Job) -> None:
-        answers.put((job, intercom.exchange(*request_of(job, run.settings))))
+    def exchange(job: Job, *request: Any) -> None:
+        answers.put((job, intercom.exchange(*request)))
 
     while True:
         try:
@@ -1397,12 +1403,13 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
             first = min([] if stopped else waiting, key=lambda job: job.due, default=None)
             ready = max(first.due, limit.opens(under_way)) if first else math.inf
             if first and ready <= now:
+                request = request_of(first, run.settings)
                 waiting.remove(first)
                 under_way += 1
                 if most == 1:
-                    exchange(first)
+                    exchange(first, *request)
                 else:
-                    pool.submit(exchange, first)
+                    pool.submit(exchange, first, *request)
             elif under_way:
                 with contextlib.suppress(queue.Empty):
                     job, answer = answers.get(timeout=min(POLL, ready - now))
@@ -1429,7 +1436,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     if exists and exists[1] == "A" and not job.contact:
         job.contact = exists[2]
         return True
-    if settings.contacts and job.remembered and answer.status == 404:
+    if job.remembered and answer.status == 404:
         job.contact, job.remembered = "", False
         return True
     untrusted = "CERTIFICATE_VERIFY_FAILED" in answer.failure
@@ -1512,6 +1519,7 @@ def import_file(file: CsvFile, run: Run) -> None:
 
 def conclude(run: Run) -> int:
     """Tell the screen, the logs, Hipchat and Slack how the run ended; its exit status."""
+    logging.getLogger().removeHandler(SCREEN)
     why = run.reason or ("some rows were not imported" if run.not_imported else "")
     if run.lost:
         why += f"; from line {run.lost} on, rows that are not imported are only in the input"
@@ -1648,6 +1656,7 @@ def check(settings: Settings, quiet: bool) -> int:
 
 def refuse(settings: Settings, problems: dict[str, str], name: str, silent: bool) -> None:
     """Say what is wrong with the settings, also to those of Hipchat and Slack that are right."""
+    logging.getLogger().removeHandler(SCREEN)
     lines = [f"{name}: {where}: {text}" for where, text in problems.items()]
     for line in lines:
         log.error("%s", line)
@@ -1699,6 +1708,11 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        config.open("rb").close()
+    except OSError as error:
+        say(f"export_csv.py: {config} can't be read: {error.strerror}; see --config", sys.stderr)
+        return 2
+    try:
         if arguments.check or arguments.dry_run:
             return start(config, arguments)
         with only_run(config) as alone:
@@ -1706,12 +1720,13 @@ def main(argv: list[str] | None = None) -> int:
                 return start(config, arguments)
             say(f"export_csv.py: another run with {config} is under way", sys.stderr)
             return 3
-    except OSError as error:
-        say(f"export_csv.py: {config} can't be read: {error.strerror}; see --config", sys.stderr)
-        return 2
     except KeyboardInterrupt as error:  # the second one, or before there is anything to end
         sys.stdout.flush()
         os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
+    except Exception as error:
+        log.debug("the traceback", exc_info=error)
+        say(f"export_csv.py: an error that nobody foresaw, {cause(error)}", sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
