@@ -1486,6 +1486,7 @@ def import_file(file: CsvFile, run: Run) -> None:
     """Bring the file's rows into Intercom; StopRun where a run can't begin or the file breaks."""
     settings = run.settings
     run.file = file.name
+    log.info("version %s, importing %s of %d bytes", VERSION, file.name, file.size)
     sheet = open_sheet(file, settings)
     intercom = Intercom(settings)
     for level, text in remarks(settings, sheet):
