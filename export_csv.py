@@ -402,7 +402,9 @@ def checks(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
     yield half, f"[aws] {key}", "is blank; write both keys, or none for boto3's own chain"
     bad = not s.file_select_latest and not s.file_name
     yield bad, "[file] name", "is blank; name the file, or write select_latest = true"
-    bad = s.file_select_latest and not works(lambda: time_stamp(example_name(s), s))
+    form = s.file_time_format
+    bad = not works(lambda: datetime.strptime(datetime.now().strftime(form), form))
+    bad = bad and s.file_select_latest
     yield bad, "[file] time_format", "is no time format; write one such as %Y-%m-%dT%H-%M-%S"
     bad = not works(lambda: io.TextIOWrapper(io.BytesIO(), s.csv_encoding))
     yield bad, "[csv] encoding", "is unknown; write one such as utf-8 or cp1252"
@@ -445,30 +447,20 @@ class CsvFile(NamedTuple):
 
 def stem(name: str) -> str:
     """A file's name without .csv or .csv.gz; blank where it has neither."""
-    return (
-        name.removesuffix(".gz").removesuffix(".csv") if re.search(r"\.csv(\.gz)?$", name) else ""
-    )
+    match = re.fullmatch(r"(.*)\.csv(\.gz)?", name, re.DOTALL)
+    return match[1] if match else ""
 
 
-def example_name(settings: Settings) -> str:
-    return datetime.now().strftime(settings.file_time_format) + ".csv"
-
-
-def time_stamp(name: str, settings: Settings) -> datetime:
-    """The time in a file's name; ValueError where it doesn't fit [file] time_format."""
-    return datetime.strptime(stem(name), settings.file_time_format)
-
-
-def newest(names: Iterable[str], settings: Settings, place: str) -> str:
+def newest(names: Iterable[str], time_format: str, place: str) -> str:
     """The name with the latest time stamp; StopRun with an example where none has one."""
     stamped = []
     for name in names:
         try:
-            stamped.append((time_stamp(name, settings), name))
+            stamped.append((datetime.strptime(stem(name), time_format), name))
         except ValueError:
             log.debug("%s is skipped: it doesn't fit [file] time_format", name)
     if not stamped:
-        like = f"that fits [file] time_format, such as {example_name(settings)}"
+        like = f"that fits [file] time_format, such as {datetime.now():{time_format}}.csv"
         raise StopRun(f"{place} holds no file {like}")
     return max(stamped)[1]
 
@@ -482,7 +474,7 @@ def open_file(settings: Settings) -> CsvFile:
         name = settings.file_name
         if settings.file_select_latest:
             files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
-            name = newest(files, settings, f"the folder {folder}")
+            name = newest(files, settings.file_time_format, f"the folder {folder}")
         path = folder / name if (folder / name).exists() else Path(name)
         file = path.open("rb")
         return CsvFile(path.name, file, os.fstat(file.fileno()).st_size)
@@ -523,7 +515,7 @@ def open_s3(settings: Settings) -> CsvFile:
                 Bucket=bucket, Prefix=folder, Delimiter="/"
             )
             keys = (item["Key"] for page in pages for item in page.get("Contents", ()))
-            name = newest((key[len(folder) :] for key in keys), settings, place)
+            name = newest((key[len(folder) :] for key in keys), settings.file_time_format, place)
         return download(client, settings, folder + name)
     except (BotoCoreError, ClientError, ValueError) as error:
         code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
@@ -932,7 +924,8 @@ class SentUsers:
 
     APPLICATION, VERSION = 0x49435356, 1
 
-    def __init__(self, settings: Settings, write: bool) -> None:
+    def __init__(self, settings: Settings, write: bool, stop: Callable[[str], None]) -> None:
+        self.stop = stop
         self.path = Path(settings.intercom_state_file).expanduser().absolute()
         self.scope = f"{settings.intercom_user_url}\0{settings.authorization}\0".encode()
         try:
@@ -943,21 +936,23 @@ class SentUsers:
             self.database = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise StopRun(f"the state file {self.path} can't be opened: {error}") from None
-        found = [self.execute(f"PRAGMA {name}")[0] for name in ("application_id", "user_version")]
-        new = not any(found) and not self.execute("SELECT 1 FROM sqlite_master")
-        if found != [self.APPLICATION, self.VERSION] and not (new and write):
-            advice = "see [intercom] state_file"
-            raise StopRun(f"{self.path} is no state file of this version; {advice}")
+        found = self.execute("SELECT * FROM pragma_application_id, pragma_user_version")
+        new = found == (0, 0) and not self.execute("SELECT 1 FROM sqlite_master")
+        if found != (self.APPLICATION, self.VERSION) and not (new and write):
+            if found:
+                stop(f"{self.path} is no state file of this version; see [intercom] state_file")
+            return
         for statement in STATE_STATEMENTS if write else ():
             self.execute(statement)
 
     def execute(self, statement: str, *values: object) -> Any:
-        """The first row of the result; StopRun where the state can't be relied on."""
+        """The first row of the result; where the state can't be relied on, the run stops."""
         try:
             return self.database.execute(statement, values).fetchone()
         except sqlite3.Error as error:
             advice = "; if it is damaged, delete it, and every user is sent once more"
-            raise StopRun(f"the state file {self.path}: {error}{advice}") from None
+            self.stop(f"the state file {self.path}: {error}{advice}")
+            return None
 
     def digest(self, text: str) -> bytes:
         return hashlib.sha256(self.scope + text.encode()).digest()
@@ -1117,6 +1112,7 @@ def notify(settings: Settings, text: str, color: str) -> None:
         posts.append(("Slack", settings.slack_webhook_url, {"json": message}))
     for name, url, content in posts:
         for attempt in (1, 2, 3):
+            time.sleep(0.5 if attempt > 1 else 0)
             try:
                 answer = requests.post(url, **content, timeout=2.5, allow_redirects=False)
                 why = f"{answer.status_code} {show(answer.text)[:200]}"
@@ -1125,7 +1121,6 @@ def notify(settings: Settings, text: str, color: str) -> None:
             except (requests.RequestException, OSError, ValueError) as error:
                 why = cause(error)
             log.warning("the notice to %s failed, try %d of 3: %s", name, attempt, why)
-            time.sleep(0.5)
 
 
 class Progress:
@@ -1371,7 +1366,7 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
     Only this thread counts, logs and decides; the others do nothing but talk to Intercom.
     """
     limit, most = RateLimit(), run.settings.intercom_concurrency
-    pool = concurrent.futures.ThreadPoolExecutor(most)
+    threads = concurrent.futures.ThreadPoolExecutor(most)
     answers: queue.SimpleQueue[tuple[Job, Answer]] = queue.SimpleQueue()
     waiting: list[Job] = []
     following: list[Job] = []  # the next one, as long as its user is under way
@@ -1381,50 +1376,40 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
     def exchange(job: Job, *request: Any) -> None:
         answers.put((job, intercom.exchange(*request)))
 
+    send: Callable[..., Any] = threads.submit if most > 1 else lambda run_it, *what: run_it(*what)
     while True:
-        try:
-            progress.draw(run.imported + run.unchanged + run.not_imported)
-            stopped = run.stopped()
-            if stopped and not under_way:
-                rest = sorted(waiting + following, key=lambda job: job.row.line)
-                waiting, following = [], []
-                for job in rest:
-                    run.reject(job.row, "the run stopped", job)
-                return
-            if not stopped and under_way + len(waiting) < most:
-                following = following or list(itertools.islice(jobs, 1))
-                if following and busy.isdisjoint(following[0].keys):
-                    if admit(following[0], run):
-                        busy.update(following[0].keys)
-                        waiting.append(following[0])
-                    following = []
-                    continue
-            now = time.monotonic()
-            first = min([] if stopped else waiting, key=lambda job: job.due, default=None)
-            ready = max(first.due, limit.opens(under_way)) if first else math.inf
-            if first and ready <= now:
-                request = request_of(first, run.settings)
-                waiting.remove(first)
-                under_way += 1
-                if most == 1:
-                    exchange(first, *request)
+        progress.draw(run.imported + run.unchanged + run.not_imported)
+        stopping = run.stopped()
+        if not stopping and under_way + len(waiting) < most:
+            following = following or list(itertools.islice(jobs, 1))
+            if following and busy.isdisjoint(following[0].keys):
+                job = following.pop()
+                if admit(job, run):
+                    busy.update(job.keys)
+                    waiting.append(job)
+                continue
+        first = min([] if stopping else waiting, key=lambda job: job.due, default=None)
+        ready = max(first.due, limit.opens(under_way)) if first else math.inf
+        now = time.monotonic()
+        if first and ready <= now:
+            waiting.remove(first)
+            send(exchange, first, *request_of(first, run.settings))
+            under_way += 1
+        elif under_way:
+            with contextlib.suppress(queue.Empty):
+                job, answer = answers.get(timeout=min(POLL, ready - now))
+                under_way -= 1
+                limit.learn(answer)
+                if settle(job, answer, run):
+                    waiting.append(job)
                 else:
-                    pool.submit(exchange, first, *request)
-            elif under_way:
-                with contextlib.suppress(queue.Empty):
-                    job, answer = answers.get(timeout=min(POLL, ready - now))
-                    under_way -= 1
-                    limit.learn(answer)
-                    if settle(job, answer, run):
-                        waiting.append(job)
-                    else:
-                        busy.difference_update(job.keys)
-            elif waiting:
-                time.sleep(min(POLL, ready - now))
-            elif not following:
-                return
-        except Exception as error:
-            run.stop(error)
+                    busy.difference_update(job.keys)
+        elif first:
+            time.sleep(min(POLL, ready - now))
+        else:
+            break
+    for job in sorted(waiting + following, key=lambda job: job.row.line):
+        run.reject(job.row, "the run stopped", job)
 
 
 def settle(job: Job, answer: Answer, run: Run) -> bool:
@@ -1495,19 +1480,22 @@ def import_file(file: CsvFile, run: Run) -> None:
         check_attributes(intercom, settings)
     exists = Path(settings.intercom_state_file).expanduser().exists()
     if settings.intercom_skip_unchanged and (exists or not run.dry):
-        run.sent = SentUsers(settings, write=not run.dry)
+        run.sent = SentUsers(settings, not run.dry, run.stop)
     short = (stem(file.name) or file.name).encode()[:200].decode(errors="ignore")
     name = f"{short}_{run.started:{TIME_IN_NAME}}"
     run.rejects = NotImported(settings.csv_not_imported_folder, name, sheet)
     run.deferred = True
     rows = readable(sheet.rows, run)
     jobs = make_jobs(rows, sheet, run)
-    if run.dry:
-        print_users(jobs, run)
-    else:
-        progress = Progress(file, not run.quiet and run.error_log is not None)
-        send_users(jobs, intercom, run, progress)
-        progress.write("")
+    progress = Progress(file, not run.quiet and not run.dry and run.error_log is not None)
+    try:
+        if run.dry:
+            print_users(jobs, run)
+        else:
+            send_users(jobs, intercom, run, progress)
+    except Exception as error:
+        run.stop(error)
+    progress.write("")
     for row in run.tail:
         run.reject(row, row.problem)
     for number, row in enumerate(rows):
@@ -1621,9 +1609,8 @@ def check(settings: Settings, quiet: bool) -> int:
         file = open_file(settings)
         with file.content:
             sheet = open_sheet(file, settings)
-        return "; ".join(
-            [f"{file.name}, its headings fit", *(t for _, t in remarks(settings, sheet))]
-        )
+        notes = (text for _, text in remarks(settings, sheet))
+        return "; ".join([f"{file.name}, its headings fit", *notes])
 
     def intercom_ready() -> str:
         intercom, url = Intercom(settings), urlsplit(settings.intercom_user_url)
@@ -1636,20 +1623,15 @@ def check(settings: Settings, quiet: bool) -> int:
 
     status = 0
     told = ["config.ini: is right"]
-    for name, ready in (
-        ("S3" if settings.aws_use_aws else "file", file_ready),
-        ("Intercom", intercom_ready),
-    ):
+    place = "S3" if settings.aws_use_aws else "file"
+    for name, ready in ((place, file_ready), ("Intercom", intercom_ready)):
         try:
             told.append(f"{name}: {ready()}")
         except StopRun as error:
             status = 1
             say(f"{name}: {error}", sys.stderr)
-    for name, used in (
-        ("Hipchat", settings.hipchat_use_hipchat),
-        ("Slack", settings.slack_use_slack),
-    ):
-        told.append(f"{name}: {'set up, not asked' if used else 'not used'}")
+    told.append(f"Hipchat: {'set up, not asked' if settings.hipchat_use_hipchat else 'not used'}")
+    told.append(f"Slack: {'set up, not asked' if settings.slack_use_slack else 'not used'}")
     for text in told if not quiet else ():
         say(text, sys.stdout)
     return status

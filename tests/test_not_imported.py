@@ -230,7 +230,7 @@ def test_a_byte_order_mark_never_gets_into_the_middle(project: Project) -> None:
 
 def test_a_quote_that_never_closes_swallows_no_other_row(project: Project) -> None:
     """It is read while rows before it are still under way, and these are refused in the end."""
-    project.configure(intercom={"concurrency": 3, "retries": 1000})
+    project.configure(intercom={"concurrency": 3, "retries": 20})
     project.write(HEADING + 'u1,,One\nu2,,"Two\nopen to the end\n')
     logs = project.folder / "logs"
 
