@@ -950,7 +950,8 @@ class SentUsers:
         try:
             return self.database.execute(statement, values).fetchone()
         except sqlite3.Error as error:
-            advice = "; if it is damaged, delete it, and every user is sent once more"
+            damaged = re.search("malformed|not a database|no such|corrupt", str(error))
+            advice = "; delete it, and every user is sent once more" if damaged else ""
             self.stop(f"the state file {self.path}: {error}{advice}")
             return None
 

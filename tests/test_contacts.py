@@ -372,10 +372,15 @@ def test_the_check_is_tried_again(contacts: Project, sandbox: Sandbox, fault: Fa
         Fault(body=b'{"type": "list", "data": {"plan": 1}}'),
         Fault(body=b'{"type": "list", "data": null}'),
         Fault(body=b'{"type": "list", "data": [null, 1, "plan"]}'),
+        Fault(body=b'{"data": [{"name": "plan", "data_type": "string", "custom": false}]}'),
+        Fault(
+            body=b'{"data": [{"name": "plan", "data_type": "string", "custom": true,'
+            b' "archived": true}]}'
+        ),
     ],
-    ids=["401", "403", "503", "HTML", "a hash", "null", "other things"],
+    ids=["401", "403", "503", "HTML", "a hash", "null", "things", "not custom", "archived"],
 )
-def test_a_check_without_an_answer_to_use_stops_the_run(
+def test_a_check_with_an_answer_of_no_use_stops_the_run(
     contacts: Project, sandbox: Sandbox, fault: Fault
 ) -> None:
     sandbox.attributes = dict(ATTRIBUTES)

@@ -265,7 +265,7 @@ def test_a_second_run_with_the_same_config_ends_at_once(
     (project.folder / "link.ini").symlink_to("config.ini")
     with first_run(project, sandbox):
         notices, logs = len(sandbox.notice_requests), list(project.folder.glob("logs/*"))
-        result = project.run("--config", path, *quiet)
+        result = project.start("--config", path, *quiet).wait(20)
         assert result.status == 3
         assert result.out == ""
         assert result.err.count("\n") == 1
@@ -291,7 +291,7 @@ def test_the_first_run_ends_as_if_there_had_been_no_second(
     project.users(4)
     child = project.start()
     eventually(lambda: gate.is_full)
-    assert project.run().status == 3
+    assert project.start().wait(20).status == 3
     gate.opened.set()
     result = child.wait()
     assert (result.status, result.counts()) == (0, (4, 0, 0))

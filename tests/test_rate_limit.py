@@ -37,7 +37,7 @@ def is_in(result: Result, sandbox: Sandbox, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("concurrency", "clock_offset"),
-    [(1, -300), (1, 300), (5, -300), (5, 0), (5, 300), (32, -300), (32, 300)],
+    [(1, 300), (5, -300), (5, 0), (32, -300), (32, 300)],
 )
 def test_a_run_that_is_alone_earns_no_429(
     project: Project, sandbox: Sandbox, concurrency: int, clock_offset: float

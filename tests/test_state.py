@@ -186,6 +186,17 @@ def test_another_row_that_is_the_same_user_of_intercoms_makes_the_data_unknown(
     assert name_of(sandbox, "u1") == "Bea"
 
 
+def test_an_email_that_only_intercom_knew_makes_the_data_unknown(
+    skipping: Project, sandbox: Sandbox
+) -> None:
+    sandbox.users["known"] = {"user_id": "u1", "email": "a@example.com"}
+    assert imported(skipping, "u1,,Ada").counts() == (1, 0, 0)
+    assert imported(skipping, ",a@example.com,Bea").counts() == (1, 0, 0)
+    assert len(sandbox.users) == 1
+    assert imported(skipping, "u1,,Ada").counts() == (1, 0, 0)
+    assert name_of(sandbox, "u1") == "Ada"
+
+
 def test_another_row_by_id_makes_the_data_unknown(skipping: Project, sandbox: Sandbox) -> None:
     assert imported(skipping, "u1,,Ada").counts() == (1, 0, 0)
     (known,) = sandbox.users

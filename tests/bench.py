@@ -1,0 +1,449 @@
+"""How fast the import is, beside what else one would write: a table, and with --plot a picture.
+
+    .venv/bin/python -m pip install -r tests/bench-requirements.txt
+    .venv/bin/python tests/bench.py --plot bench.png
+
+Each line compares two programs in turns, A B A B, in child processes, against a stand-in in yet
+another process, new for each run. Figures are medians. What a program needs to start is taken off:
+a run with few users is subtracted from a run with many. Needs a POSIX system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import http.client
+import importlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+TESTS = Path(__file__).resolve().parent
+SCRIPT = TESTS.parent / "export_csv.py"
+TOKEN = "sandbox-token-0123456789"
+HEADINGS = ["user_id", "email", "name", "signed_up_at", "plan", "bookings_count"]
+ATTRIBUTES = ["--attribute", "plan:string", "--attribute", "bookings_count:integer"]
+LATENCY, LIMIT, WINDOW, CONCURRENCY = 0.1, 550, 2, 32  # of the line about Intercom's limit
+
+
+class Sizes(NamedTuple):
+    """How many times, users and rows each figure takes."""
+
+    rounds: int
+    slow: int  # users, one by one at 20 ms
+    many: int  # users whose CPU is counted
+    windows: int
+    dry: int
+    unchanged: int
+    large: int  # rows of the larger file of which the memory is taken
+    waves: int  # for each concurrency of the picture
+
+
+FULL = Sizes(5, 250, 5000, 5, 200_000, 100_000, 1_000_000, 30)
+QUICK = Sizes(3, 50, 500, 2, 20_000, 2_000, 20_000, 8)
+FEW = 20
+
+
+class Line(NamedTuple):
+    """A line of the table."""
+
+    figure: str
+    ours: str
+    peer: str
+    ratio: str
+    wanted: str
+    reached: bool
+
+
+class Cost(NamedTuple):
+    """What a child process took: seconds on the clock, seconds of CPU, and MB at its peak."""
+
+    wall: float
+    cpu: float
+    peak: float
+
+
+# ---------------------------------------------------------------------------------------------
+# What others would write
+# ---------------------------------------------------------------------------------------------
+
+
+def users(count: int) -> Iterator[dict[str, Any]]:
+    """The users of `write_csv`, as Intercom gets them."""
+    for number in range(count):
+        yield {
+            "user_id": f"u{number}",
+            "email": f"user{number}@example.com",
+            "name": f"User {number}",
+            "signed_up_at": 1_600_000_000 + number,
+            "custom_attributes": {"plan": "gold", "bookings_count": number % 50},
+        }
+
+
+def headers(version: str) -> dict[str, str]:
+    return {
+        "Authorization": f"Bearer {TOKEN}",
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+        "Intercom-Version": version,
+    }
+
+
+def peer_http_client(url: str, count: int) -> None:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc)
+    sent = headers("1.4")
+    for user in users(count):
+        connection.request("POST", "/users", json.dumps(user), sent)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200
+
+
+def peer_requests(url: str, count: int) -> None:
+    session = importlib.import_module("requests").Session()
+    session.headers.update(headers("1.4"))
+    for user in users(count):
+        session.post(f"{url}/users", json=user, timeout=60).raise_for_status()
+
+
+def peer_sdk(url: str, count: int) -> None:
+    intercom = importlib.import_module("intercom")
+    client = intercom.Intercom(token=TOKEN, base_url=url, headers=headers("2.14"))
+    for user in users(count):
+        request = intercom.CreateContactRequestWithExternalId(
+            external_id=user["user_id"],
+            email=user["email"],
+            name=user["name"],
+            signed_up_at=user["signed_up_at"],
+            custom_attributes=user["custom_attributes"],
+        )
+        client.contacts.create(request=request)
+
+
+def peer_csv(path: str, _: int) -> None:
+    with open(path, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            print(json.dumps(row))
+
+
+PEERS: dict[str, Callable[[str, int], None]] = {
+    "http.client": peer_http_client,
+    "requests": peer_requests,
+    "sdk": peer_sdk,
+    "csv": peer_csv,
+}
+
+
+# ---------------------------------------------------------------------------------------------
+# Running them
+# ---------------------------------------------------------------------------------------------
+
+
+def run(command: list[object], folder: Path, status: int = 0) -> Cost:
+    """What a command costs that ends with this status."""
+    foreign = re.compile(r"(INTERCOM|HIPCHAT|SLACK|AWS)_.*|(https?|all)_proxy", re.IGNORECASE)
+    kept = {name: text for name, text in os.environ.items() if not foreign.fullmatch(name)}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [str(part) for part in command], cwd=folder, env=kept, stdout=subprocess.DEVNULL
+    )
+    _, ended, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(ended)
+    if process.returncode != status:
+        raise SystemExit(f"{command[1:]} ended with {process.returncode} in {folder}")
+    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return Cost(wall, usage.ru_utime + usage.ru_stime, peak)
+
+
+@contextlib.contextmanager
+def stand_in(*options: object) -> Iterator[dict[str, Any]]:
+    """A stand-in in a process of its own; after the end, also what it tells then."""
+    command = [sys.executable, TESTS / "sandbox.py", "--serve", "--token", TOKEN, *options]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([str(part) for part in command], stdin=pipe, stdout=pipe) as process:
+        assert process.stdout
+        told: dict[str, Any] = json.loads(process.stdout.readline())
+        yield told
+        told |= json.loads(process.communicate()[0])
+
+
+def write_csv(folder: Path, count: int) -> Path:
+    """A file of the first `count` users."""
+    path = folder / f"users{count}.csv"
+    if not path.exists():
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(HEADINGS)
+            for user in users(count):
+                attributes = user.pop("custom_attributes")
+                writer.writerow([*user.values(), *attributes.values()])
+    return path
+
+
+def ours(folder: Path, url: str, *arguments: object, **keys: object) -> list[object]:
+    """The command of an import; the keys are those of [intercom]."""
+    config = folder / "config.ini"
+    settings = {"access_token": TOKEN, "user_url": url, "state_file": folder / "state", **keys}
+    config.write_text(
+        f"[local]\nfolder = {folder}\n[log]\nfolder = {folder}/logs\n"
+        f"[csv]\nnot_imported_folder = {folder}/not_imported\n"
+        "[custom_attributes]\nplan = plan\nbookings_count = bookings_count : integer\n"
+        "[intercom]\n" + "".join(f"{key} = {text}\n" for key, text in settings.items())
+    )
+    return [sys.executable, SCRIPT, "--config", config, *arguments]
+
+
+def peer(name: str, url: object, count: int) -> list[object]:
+    return [sys.executable, __file__, "--peer", name, url, count]
+
+
+def import_cost(folder: Path, dialect: str, count: int, *options: object) -> Cost:
+    """What an import of so many users costs, against a new stand-in."""
+    name = write_csv(folder, count).name
+    with stand_in(*ATTRIBUTES, *options) as service:
+        return run(ours(folder, f"{service['url']}/{dialect}", name), folder)
+
+
+def peer_cost(folder: Path, name: str, count: int, *options: object) -> Cost:
+    with stand_in(*ATTRIBUTES, *options) as service:
+        return run(peer(name, service["url"], count), folder)
+
+
+def in_turns(
+    rounds: int, costs: list[Callable[[int], Cost]], many: int, what: str
+) -> list[list[float]]:
+    """For each of the programs, seconds a user or row in every round; what it is, see Cost."""
+    results: list[list[float]] = [[] for _ in costs]
+    for _ in range(rounds):
+        for cost, seconds in zip(costs, results, strict=True):
+            few, all_ = (getattr(cost(count), what) for count in (FEW, many))
+            seconds.append((all_ - few) / (many - FEW))
+    return results
+
+
+def compare(figures: list[list[float]]) -> float:
+    """The median of the rounds' own ratios: what slows the machine down slows both."""
+    first, second = figures
+    return median(one / other for one, other in zip(first, second, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------
+# The lines of the table
+# ---------------------------------------------------------------------------------------------
+
+
+def one_by_one(folder: Path, sizes: Sizes) -> Iterator[Line]:
+    latency = ("--latency", 0.02)
+    seconds = in_turns(
+        sizes.rounds,
+        [
+            lambda count: peer_cost(folder, "http.client", count, *latency),
+            lambda count: import_cost(folder, "users", count, *latency),
+        ],
+        sizes.slow,
+        "wall",
+    )
+    ratio, (bare, own) = compare(seconds), (1 / median(figure) for figure in seconds)
+    figure = "one by one at 20 ms, against a bare http.client loop"
+    yield Line(
+        figure, f"{own:.1f} users/s", f"{bare:.1f}", f"{ratio:.3f}", ">= 0.95", ratio >= 0.95
+    )
+
+
+def cpu(folder: Path, sizes: Sizes) -> Iterator[Line]:
+    for name, dialect, most in (("requests", "users", 0.8), ("sdk", "contacts", 0.45)):
+        seconds = in_turns(
+            sizes.rounds,
+            [
+                lambda count, dialect=dialect: import_cost(folder, dialect, count),  # type: ignore[misc]
+                lambda count, name=name: peer_cost(folder, name, count),  # type: ignore[misc]
+            ],
+            sizes.many,
+            "cpu",
+        )
+        ratio, (own, other) = compare(seconds), (median(figure) * 1e6 for figure in seconds)
+        whose = {"requests": "a requests.Session().post(json=...)", "sdk": "a python-intercom"}
+        yield Line(
+            f"CPU a user, against {whose[name]} loop",
+            f"{own:.0f} us",
+            f"{other:.0f} us",
+            f"{ratio:.2f}",
+            f"<= {most}",
+            ratio <= most,
+        )
+
+
+def limit(folder: Path, sizes: Sizes) -> Iterator[Line]:
+    """Started with a window; what the limit allows is a window's users at the start of each."""
+    count, rates = sizes.windows * LIMIT, []
+    refused = 0
+    ideal = (sizes.windows - 1) * WINDOW + LIMIT * LATENCY / CONCURRENCY
+    for _ in range(sizes.rounds):
+        name = write_csv(folder, count).name
+        options = ("--latency", LATENCY, "--limit", LIMIT, "--window", WINDOW)
+        with stand_in(*options) as service:
+            command = ours(folder, service["users_url"], name, concurrency=CONCURRENCY)
+            time.sleep(WINDOW - time.time() % WINDOW)
+            rates.append(count / run(command, folder).wall)
+        refused += service["answers"].get("429", 0)
+    rate, allowed = median(rates), count / ideal
+    figure = f"{CONCURRENCY} under way at 100 ms, limit {LIMIT} in {WINDOW} s"
+    told = f"{rate:.1f} users/s", f"{allowed:.1f} (the limit)", f"{rate / allowed:.3f}"
+    yield Line(figure, *told, ">= 0.95", rate >= 0.95 * allowed)
+    yield Line("  429s in all of its runs", str(refused), "", "", "0", refused == 0)
+
+
+def dry_run(folder: Path, sizes: Sizes) -> Iterator[Line]:
+    url = "https://api.intercom.io/users"
+
+    def import_rows(count: int) -> Cost:
+        return run(ours(folder, url, write_csv(folder, count).name, "--dry-run", "--quiet"), folder)
+
+    def bare_rows(count: int) -> Cost:
+        return run(peer("csv", write_csv(folder, count), 0), folder)
+
+    seconds = in_turns(sizes.rounds, [bare_rows, import_rows], sizes.dry, "wall")
+    ratio, (bare, own) = compare(seconds), (1 / median(figure) for figure in seconds)
+    figure = "dry run, against a csv.DictReader and json.dumps loop"
+    told = f"{own:,.0f} rows/s", f"{bare:,.0f}", f"{ratio:.2f}"
+    yield Line(figure, *told, ">= 0.5", ratio >= 0.5)
+
+
+def unchanged(folder: Path, sizes: Sizes) -> Iterator[Line]:
+    name = write_csv(folder, sizes.unchanged).name
+    with stand_in() as service:
+        keys = {"skip_unchanged": "true", "concurrency": 8}
+        run(ours(folder, service["users_url"], name, **keys), folder)
+        command = ours(folder, service["users_url"], name, skip_unchanged="true")
+        seconds = median(run(command, folder).wall for _ in range(sizes.rounds))
+    if service["users"] != sizes.unchanged or sum(service["answers"].values()) != sizes.unchanged:
+        raise SystemExit(f"unchanged users were sent: {service}")
+    figure = f"{sizes.unchanged:,} unchanged rows"
+    yield Line(figure, f"{seconds:.2f} s", "", "", "< 5 s", seconds < 5)
+
+
+def memory(folder: Path, sizes: Sizes) -> Iterator[Line]:
+    peaks = []
+    for count in (1000, sizes.large):
+        name = write_csv(folder, count).name
+        command = ours(folder, "https://api.intercom.io/users", name, "--dry-run", "--quiet")
+        times = sizes.rounds if count == 1000 else 1
+        peaks.append(median(run(command, folder).peak for _ in range(times)))
+    small, large = peaks
+    told = f"{large:.1f} MB", f"{small:.1f} MB", f"{large / small:.2f}"
+    figure = f"peak memory of {sizes.large:,} rows, against 1,000"
+    yield Line(figure, *told, "<= 1.05", large <= 1.05 * small)
+
+
+def start_up(folder: Path, sizes: Sizes) -> Iterator[Line]:
+    """The first request is seen by a socket of our own, and refused."""
+    name = write_csv(folder, FEW).name
+    seconds: list[list[float]] = [[], []]
+    refusal = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        command = ours(folder, f"http://127.0.0.1:{server.getsockname()[1]}/users", name)
+        for _ in range(3 * sizes.rounds):
+            began = time.perf_counter()
+            with subprocess.Popen(
+                [str(part) for part in command],
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            ):
+                connection, _address = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    seconds[0].append(time.perf_counter() - began)
+                    connection.sendall(refusal)
+            seconds[1].append(run([sys.executable, "-c", "import requests"], folder).wall)
+    own, other = map(median, seconds)
+    over = median(one - bare for one, bare in zip(*seconds, strict=True))
+    figure = 'start-up to the first request, against -c "import requests"'
+    told = f"{own:.3f} s", f"{other:.3f} s", f"+{over:.3f} s"
+    yield Line(figure, *told, "<= +0.1 s", over <= 0.1)
+
+    command = [sys.executable, "-X", "importtime", *command[1:], "--dry-run"]
+    listed = subprocess.run(
+        [str(part) for part in command], cwd=folder, capture_output=True, check=True
+    )
+    imported = b"boto3" in listed.stderr
+    yield Line("boto3 in a local run", "yes" if imported else "no", "", "", "no", not imported)
+
+
+def plot(folder: Path, sizes: Sizes, path: Path) -> None:
+    """Users a second against concurrency, as a PNG."""
+    steps, rates = [1, 2, 4, 8, 16, 32, 64], []
+    for concurrency in steps:
+        many, few = concurrency * sizes.waves + FEW, FEW
+        walls = []
+        for count in (few, many):
+            name = write_csv(folder, count).name
+            with stand_in("--latency", LATENCY) as service:
+                command = ours(folder, service["users_url"], name, concurrency=concurrency)
+                walls.append(run(command, folder).wall)
+        rates.append((many - few) / (walls[1] - walls[0]))
+    pyplot = importlib.import_module("matplotlib.pyplot")
+    _, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.loglog(steps, rates, "o-", label="export_csv.py")
+    axes.loglog(steps, [step / LATENCY for step in steps], ":", label="concurrency / latency")
+    axes.axhline(1000 / 6, color="gray", linestyle="--", label="Intercom's 10,000 a minute")
+    axes.set(xlabel="concurrency", ylabel="users a second", title="100 ms a request")
+    axes.set_xticks(steps, [str(step) for step in steps])
+    axes.set_yticks([10, 20, 50, 100, 200, 500], ["10", "20", "50", "100", "200", "500"])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    pyplot.savefig(path, dpi=120)
+
+
+def show(lines: list[Line]) -> None:
+    """The table, in Markdown."""
+    rows = [("figure", "ours", "peer", "ratio", "wanted", "")]
+    rows += [(*line[:5], "" if line.reached else "falls short") for line in lines]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    for number, row in enumerate(rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"| {' | '.join(cells)} |", flush=True)
+        if number == 0:
+            print(f"|{'|'.join('-' * (width + 2) for width in widths)}|")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes: to see that it works")
+    parser.add_argument("--plot", metavar="FILE.png", type=Path, help="draw a picture too")
+    parser.add_argument("--only", metavar="NAME", help="one of the measurements")
+    parser.add_argument("--peer", nargs=3, metavar=("NAME", "URL", "COUNT"), help="be a peer")
+    options = parser.parse_args()
+    if options.peer:
+        name, url, count = options.peer
+        PEERS[name](url, int(count))
+        return 0
+    sizes = QUICK if options.quick else FULL
+    lines: list[Line] = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for measure in (one_by_one, cpu, limit, dry_run, unchanged, memory, start_up):
+            if options.only in (None, measure.__name__):
+                print(f"measuring: {measure.__name__}", file=sys.stderr, flush=True)
+                lines += measure(folder, sizes)
+        if options.plot:
+            plot(folder, sizes, options.plot)
+    show(lines)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
