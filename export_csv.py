@@ -1059,7 +1059,7 @@ class SafeFormatter(logging.Formatter):
         return "\n".join([line, *(f"    | {show(part)}" for part in trace)])
 
 
-class LogFile(logging.StreamHandler[TextIO]):
+class LogFile(logging.StreamHandler):  # type: ignore[type-arg]  # 3.10 takes none
     """A log file; where its disk fails, the screen says so once and the run goes on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
