@@ -1065,6 +1065,7 @@ class LogFile(logging.StreamHandler):  # type: ignore[type-arg]  # 3.10 takes no
     def handleError(self, record: logging.LogRecord) -> None:
         logging.getLogger().removeHandler(self)
         say(f"the log can't be written any more: {sys.exc_info()[1]}", sys.stderr)
+        drop(self.stream)
 
 
 SCREEN = logging.StreamHandler()  # for what no log has, until the run is concluded
