@@ -269,7 +269,7 @@ def nearest(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.0)
 
 def unquote(text: str) -> str:
     """`text` without the double quotes that may stand around it."""
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+    return text[1:-1] if re.fullmatch('"[^"]*"', text) else text
 
 
 def parse_config(config: Path, problems: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -307,11 +307,13 @@ def read_value(name: str, text: str, default: Value) -> Value:
     """`text` in the type of `default`; ValueError says what to write."""
     kind = type(default)
     for pattern, form in (TYPE_FORMS[kind], FORMS.get(name, TYPE_FORMS[str])):
-        if text and not re.fullmatch(pattern, text, re.ASCII | re.IGNORECASE):
+        if text and not re.fullmatch(pattern, text.lower() if kind is bool else text):
             shown = "" if name in SECRETS or "://" in text else f"is {text!r}; "
             raise ValueError(f"{shown}write {form}")
     if name in SECRETS and re.search("[^!-~]", text):
-        raise ValueError("holds a character that no key has; copy it anew")
+        raise ValueError(
+            "holds a character that no key has; copy it anew, here, to .env or to the environment"
+        )
     return (to_boolean(text) if kind is bool else kind(text)) if text else default
 
 
@@ -479,7 +481,7 @@ def open_file(settings: Settings) -> CsvFile:
         file = path.open("rb")
         return CsvFile(path.name, file, os.fstat(file.fileno()).st_size)
     except OSError as error:
-        tried = folder / name if name else folder
+        tried = folder if settings.file_select_latest else folder / name
         raise StopRun(f"{tried} can't be read: {error.strerror}") from None
 
 
@@ -847,6 +849,7 @@ class Intercom:
         self.request = requests.Request("POST", url, headers).prepare()
         session = requests.Session()
         self.environment: Any = session.merge_environment_settings(url, {}, True, None, None)
+        self.limit = RateLimit()  # for the thread that counts
         self.adapter = requests.adapters.HTTPAdapter(pool_maxsize=settings.intercom_concurrency)
 
     def exchange(self, method: str, url: str, body: bytes = b"") -> Answer:
@@ -877,10 +880,17 @@ def cause(error: BaseException) -> str:
 
 def stop_reason(answer: Answer, settings: Settings) -> str:
     """Why an answer ends the run, and what to do."""
-    if "CERTIFICATE_VERIFY_FAILED" in answer.failure:
-        return f"Intercom's certificate can't be trusted: {answer}"
+    if untrusted(answer):
+        return f"Intercom's certificate can't be trusted; see REQUESTS_CA_BUNDLE ({answer})"
+    if verdict(answer.status, by_id=False) is not Verdict.STOP:
+        return f"no useful answer; see [intercom] user_url, the network and its proxy ({answer})"
     advice = "" if settings.contacts or answer.status in (401, 402) else USE_CONTACTS
     return f"{STOPS.get(answer.status, REDIRECTED)}{advice} ({answer})"
+
+
+def untrusted(answer: Answer) -> bool:
+    """Whether there is no answer because of Intercom's certificate, which no retry heals."""
+    return "CERTIFICATE_VERIFY_FAILED" in answer.failure
 
 
 def check_attributes(intercom: Intercom, settings: Settings) -> None:
@@ -888,26 +898,33 @@ def check_attributes(intercom: Intercom, settings: Settings) -> None:
 
     https://developers.intercom.com/docs/references/rest-api/api.intercom.io/data-attributes
     """
+    wanted = {
+        s.name: "date" if s.kind == "timestamp" else s.kind for s in settings.sources if s.attribute
+    }
+    if not wanted or not settings.contacts:
+        return
     url = settings.intercom_user_url.removesuffix("contacts") + "data_attributes?model=contact"
+    pause = 0.0
     for _ in range(settings.intercom_retries + 1):
+        time.sleep(pause)
         answer = intercom.exchange("GET", url)
-        if verdict(answer.status, by_id=False) is not Verdict.RETRY:
+        pause = max(answer.pause(), settings.intercom_timeout)
+        intercom.limit.learn(answer)
+        if verdict(answer.status, by_id=False) is not Verdict.RETRY or untrusted(answer):
             break
         log.warning("GET data_attributes: %s; to be tried again", answer)
-        time.sleep(max(answer.pause(), settings.intercom_timeout))
-    if verdict(answer.status, by_id=False) is Verdict.STOP:
+    if answer.status != 200:
         raise StopRun(stop_reason(answer, settings))
     listed = answer.json().get("data")
-    if answer.status != 200 or not isinstance(listed, list):
+    if not isinstance(listed, list):
         raise StopRun(f"Intercom doesn't say which custom attributes there are: {answer}")
     listed = [item for item in listed if isinstance(item, dict) and item.get("custom")]
     types = {item.get("name"): item.get("data_type") for item in listed if not item.get("archived")}
-    wrong = []
-    for source in settings.sources:
-        wanted = "date" if source.kind == "timestamp" else source.kind
-        if source.attribute and types.get(source.name) != wanted:
-            found = f"is {types[source.name]}" if source.name in types else "is missing"
-            wrong.append(f"{source.name} {found}, should be {wanted}")
+    wrong = [
+        f"{name} {f'is {types[name]}' if name in types else 'is missing'}, should be {kind}"
+        for name, kind in wanted.items()
+        if types.get(name) != kind
+    ]
     if wrong:
         raise StopRun("the workspace's custom attributes don't fit: " + "; ".join(wrong))
 
@@ -1002,7 +1019,7 @@ hidden: list[str] = []  # secrets, in each form in which they may turn up
 
 def hide(secret: str) -> None:
     """Never show `secret` again: as it is, percent-encoded or in base64."""
-    path = urlsplit(secret).path if "://" in secret else ""
+    path = re.sub(r"^\w+://[^/]*", "", secret) if "://" in secret else ""
     for text in (secret, path):
         encoded = base64.b64encode(text.encode()).decode()
         hidden.extend({text, quote(text), quote(text, ""), quote_plus(text), encoded} - {"", "/"})
@@ -1022,8 +1039,10 @@ def show(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
-def say(text: object, stream: TextIO) -> None:
+def say(text: object, stream: TextIO | None) -> None:
     """Print a line; a screen that has gone away is no error."""
+    if stream is None:
+        return
     try:
         print(show(text), file=stream, flush=True)
     except (OSError, ValueError):
@@ -1116,10 +1135,13 @@ def notify(settings: Settings, text: str, color: str) -> None:
         for attempt in (1, 2, 3):
             time.sleep(0.5 if attempt > 1 else 0)
             try:
-                answer = requests.post(url, **content, timeout=2.5, allow_redirects=False)
-                why = f"{answer.status_code} {show(answer.text)[:200]}"
-                if 200 <= answer.status_code < 300:
-                    break
+                with requests.post(
+                    url, **content, timeout=2.5, allow_redirects=False, stream=True
+                ) as answer:
+                    if 200 <= answer.status_code < 300:
+                        break
+                    said = next(answer.iter_content(4096), b"").decode(errors="replace")
+                    why = f"{answer.status_code} {show(said)[:200]}"
             except (requests.RequestException, OSError, ValueError) as error:
                 why = cause(error)
             log.warning("the notice to %s failed, try %d of 3: %s", name, attempt, why)
@@ -1131,24 +1153,25 @@ class Progress:
     def __init__(self, file: CsvFile, wanted: bool) -> None:
         self.file, self.began = file, time.monotonic()
         self.drawn = self.began
-        self.wanted = wanted and sys.stderr.isatty()
+        self.wanted = wanted and bool(sys.stderr) and sys.stderr.isatty()
 
     def draw(self, users: int) -> None:
         now = time.monotonic()
         if not self.wanted or now < self.drawn + 0.25:
             return
         self.drawn, seconds = now, now - self.began
-        share = min(1.0, self.file.content.tell() / max(1, self.file.size))
-        left = timedelta(seconds=round(seconds / share - seconds)) if share else "?"
-        line = (
-            f"{share:4.0%}  {users} users  {users / max(seconds, 0.001):.1f} users/s  {left} left"
-        )
-        self.write(line[: os.get_terminal_size(sys.stderr.fileno()).columns - 1])
+        with contextlib.suppress(OSError):  # neither a pipe as input nor a lost terminal matters
+            share = min(1.0, self.file.content.tell() / max(1, self.file.size))
+            left = timedelta(seconds=round(seconds / share - seconds)) if share else "?"
+            rate = users / max(seconds, 0.001)
+            line = f"{share:4.0%}  {users} users  {rate:.1f} users/s  {left} left"
+            self.write(line[: os.get_terminal_size(sys.stderr.fileno()).columns - 1])
 
     def write(self, line: str) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(f"\r\x1b[K{line}" if self.wanted else "")
-            sys.stderr.flush()
+        if self.wanted:
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"\r\x1b[K{line}")
+                sys.stderr.flush()
 
 
 #### The run
@@ -1367,7 +1390,7 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
 
     Only this thread counts, logs and decides; the others do nothing but talk to Intercom.
     """
-    limit, most = RateLimit(), run.settings.intercom_concurrency
+    limit, most = intercom.limit, run.settings.intercom_concurrency
     threads = concurrent.futures.ThreadPoolExecutor(most)
     answers: queue.SimpleQueue[tuple[Job, Answer]] = queue.SimpleQueue()
     waiting: list[Job] = []
@@ -1426,8 +1449,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     if job.remembered and answer.status == 404:
         job.contact, job.remembered = "", False
         return True
-    untrusted = "CERTIFICATE_VERIFY_FAILED" in answer.failure
-    if meaning is Verdict.RETRY and not untrusted and not run.reason:
+    if meaning is Verdict.RETRY and not untrusted(answer) and not run.reason:
         if job.tries < settings.intercom_retries:
             wait = max(settings.intercom_timeout, answer.pause())
             job.tries, job.due = job.tries + 1, time.monotonic() + wait
@@ -1445,8 +1467,10 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
             intercom_id = answer.json().get("id") or job.contact
             run.sent.remember(job, job.digest, str(intercom_id))
         return False
-    run.reject(job.row, f"{answer}{'; it is archived in Intercom' if exists else ''}", job)
-    if meaning is Verdict.STOP or untrusted:
+    run.reject(
+        job.row, f"{answer}{'; archived in Intercom' if exists and exists[1] != 'A' else ''}", job
+    )
+    if meaning is Verdict.STOP or untrusted(answer):
         run.stop(stop_reason(answer, settings))
     elif run.given_up == 2:
         run.stop(f"Intercom is down: two users in a row used up their retries ({answer})")
@@ -1478,12 +1502,13 @@ def import_file(file: CsvFile, run: Run) -> None:
     intercom = Intercom(settings)
     for level, text in remarks(settings, sheet):
         log.log(level, "%s", text)
-    if settings.contacts and not run.dry and any(source.attribute for source in settings.sources):
+    if not run.dry:
         check_attributes(intercom, settings)
-    exists = Path(settings.intercom_state_file).expanduser().exists()
-    if settings.intercom_skip_unchanged and (exists or not run.dry):
+    state = Path(settings.intercom_state_file)
+    if settings.intercom_skip_unchanged and (not run.dry or state.expanduser().exists()):
         run.sent = SentUsers(settings, not run.dry, run.stop)
-    short = (stem(file.name) or file.name).encode()[:200].decode(errors="ignore")
+    short = re.sub(r'[<>:"/\\|?*]', "-", stem(file.name) or file.name)  # as Windows wants it
+    short = short.encode(errors="replace")[:200].decode(errors="ignore")
     name = f"{short}_{run.started:{TIME_IN_NAME}}"
     run.rejects = NotImported(settings.csv_not_imported_folder, name, sheet)
     run.deferred = True
@@ -1548,7 +1573,8 @@ def earlier_failures(error_log: Path, why: str) -> str:
     since, count = "", 0
     for path in sorted(error_log.parent.glob("*_error.log"), reverse=True):
         if path.name < error_log.name:
-            with path.open("rb") as file:
+            last = ""
+            with contextlib.suppress(OSError), path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - 4096))
                 last = file.read().decode(errors="replace").rstrip().rpartition("\n")[2]
             if essence(last) != essence(f" failed: {show(why)}"):
@@ -1585,7 +1611,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     either.add_argument("--check", action="store_true", help="say whether a run would work")
     add("--quiet", action="store_true", help="print nothing but errors: for cron")
     add("--version", action="version", version=f"%(prog)s {VERSION}")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.filename == "":
+        parser.error("the filename is blank")
+    return arguments
 
 
 @contextlib.contextmanager
@@ -1619,8 +1648,7 @@ def check(settings: Settings, quiet: bool) -> int:
         answer = intercom.exchange("GET", f"{url.scheme}://{url.netloc}/me")
         if verdict(answer.status, by_id=False) is not Verdict.ACCEPTED:
             raise StopRun(stop_reason(answer, settings))
-        if settings.contacts:
-            check_attributes(intercom, settings)
+        check_attributes(intercom, settings)
         return f"accepts the credentials of {answer.json().get('name')}"
 
     status = 0
@@ -1667,6 +1695,8 @@ def start(config: Path, arguments: argparse.Namespace) -> int:
     try:
         if not arguments.check and "[log]" not in " ".join(problems):
             run.error_log = open_logs(settings, run.started, screen=run.dry)
+        if run.quiet:
+            SCREEN.setLevel("ERROR")
         if problems:
             refuse(settings, problems, config.name, run.dry or arguments.check)
             return 1 if arguments.check else 2
@@ -1706,7 +1736,7 @@ def main(argv: list[str] | None = None) -> int:
             say(f"export_csv.py: another run with {config} is under way", sys.stderr)
             return 3
     except KeyboardInterrupt as error:  # the second one, or before there is anything to end
-        sys.stdout.flush()
+        say("export_csv.py: ended at once: what is left is only in the input", sys.stderr)
         os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
     except Exception as error:
         log.debug("the traceback", exc_info=error)

@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
     def log(self, kind: str) -> str:
         """The text of the newest debug or error log."""
-        return sorted((self.folder / "logs").glob(f"*_{kind}.log"))[-1].read_text("utf-8")
+        return max((self.folder / "logs").glob(f"*_{kind}.log")).read_text("utf-8")
 
     @property
     def debug_log(self) -> str:
@@ -54,7 +54,9 @@ class Result(NamedTuple):
 
     def counts(self) -> tuple[int, int, int]:
         """Added or updated, unchanged, not imported, as the summary line has them."""
-        lines = [line for line in (self.out + self.err).splitlines() if " added or updated, " in line]
+        lines = [
+            line for line in (self.out + self.err).splitlines() if " added or updated, " in line
+        ]
         assert len(lines) == 1, self
         words = lines[0].rpartition(": ")[2].split()
         return int(words[0]), int(words[4]), int(words[6])

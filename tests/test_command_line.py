@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 from conftest import NAME, SCRIPT, Project, Result, eventually
-from sandbox import Fault, Request
+from sandbox import Fault, Request, Sandbox
 
 OPTIONS = ("filename", "--config", "--local", "--dry-run", "--check", "--quiet", "--version")
 SUMMARY = (
@@ -548,3 +548,22 @@ def test_no_progress_and_no_escapes_in_a_pipe(project: Project) -> None:
     assert result.err == ""
     assert "\x1b" not in result.out
     assert "\r" not in result.out
+
+
+def test_a_blank_filename_is_a_bad_argument(project: Project, sandbox: Sandbox) -> None:
+    """As a script passes it whose variable is not set."""
+    project.users(2)
+    result = project.run("")
+    assert (result.status, sandbox.requests) == (2, [])
+    assert "filename" in result.err
+
+
+def test_check_says_that_nobody_answers(project: Project) -> None:
+    project.users(2)
+    project.configure(intercom={"user_url": "http://127.0.0.1:9/users"})
+    result = project.run("--check")
+    (line,) = result.err.splitlines()
+    assert result.status == 1
+    assert "no answer" in line
+    assert "redirection" not in line
+    assert "/contacts" not in line

@@ -518,3 +518,17 @@ def test_a_dry_run_asks_nobody(contacts: Project, sandbox: Sandbox) -> None:
     (line,) = result.out.splitlines()
     expected = {"role": "user", "external_id": "u1", "custom_attributes": {"plan": "gold"}}
     assert json.loads(line) == expected
+
+
+def test_a_conflict_with_another_contact_is_not_called_archived(
+    project: Project, sandbox: Sandbox
+) -> None:
+    """The row's id is one contact's, its email another's."""
+    project.configure(intercom={"user_url": sandbox.contacts_url, "api_version": None})
+    project.write("id,email\nc1,new@example.com\n")
+    message = "A contact matching those details already exists with id=c2"
+    sandbox.faults = [Fault(status=409, code="conflict", message=message)]
+    result = project.run()
+    assert result.counts() == (0, 0, 1)
+    assert message in result.error_log
+    assert "archived" not in result.error_log

@@ -272,3 +272,12 @@ def test_the_number_of_rows_does_not_make_it_another_failure(project: Project) -
     night(project, 1)
     project.write("user_id\nu1,x\nu2,x\n")
     assert "2025-01-01" in night(project, 2)
+
+
+def test_a_log_that_cannot_be_read_keeps_nobody_from_hearing(project: Project) -> None:
+    logs = project.folder / "logs"
+    logs.mkdir()
+    (logs / "2025-01-01T00-00-00_error.log").symlink_to("gone")
+    project.notices()
+    assert project.run("missing.csv").status == 1
+    assert [notice["color"] for notice in project.sandbox.hipchat] == ["yellow", "red"]

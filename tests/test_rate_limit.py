@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 from conftest import Project, Result
@@ -286,3 +287,15 @@ def test_a_limit_that_ends_is_noticed(project: Project, sandbox: Sandbox) -> Non
     project.configure(intercom={"concurrency": 4})
     project.users(30)
     is_in(project.start().wait(SOON), sandbox, 30)
+
+
+def test_the_check_of_attributes_counts_too(tmp_path: Path) -> None:
+    attributes = {"plan": "string"}
+    with Sandbox(limit=1, window=1, attributes=attributes) as sandbox:
+        project = Project(tmp_path, sandbox)
+        project.configure(intercom={"user_url": sandbox.contacts_url, "concurrency": 4})
+        project.configure(custom_attributes={"plan": "plan"})
+        project.write("user_id,plan\nu1,Pro\nu2,Pro\n")
+        result = project.run()
+        assert result.counts() == (2, 0, 0)
+        assert sandbox.answers[429] == 0

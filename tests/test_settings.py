@@ -578,3 +578,12 @@ def test_the_shipped_config_imports_the_sample_once_a_token_is_there(project: Pr
         "is_owner": bool,
         "last_booking_at": int,
     }
+
+
+def test_forms_are_those_that_are_said(project: Project) -> None:
+    """The word is tab, and the path ends in /contacts, to the letter."""
+    project.configure(csv={"delimiter": "TAB"})
+    project.configure(intercom={"user_url": "https://api.intercom.io/Contacts"})
+    lines = refused(project)
+    wanted = {"[csv] delimiter": "the word tab", "[intercom] user_url": "/contacts"}
+    assert unmatched(lines, wanted) == ([], []), lines
