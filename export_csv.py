@@ -1180,7 +1180,7 @@ POLL = 0.1  # seconds between two looks for a signal
 ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """A row on its way to Intercom."""
 
@@ -1259,6 +1259,7 @@ class Run:
     given_up: int = 0  # users in a row that used up their retries
     refused: int | None = 0  # of the first users sent; None since one was not
     missed: set[str] = field(default_factory=set)  # keys of users that used up their retries
+    open: list[Job] = field(default_factory=list)  # read, but not counted yet
     tail: list[Row] = field(default_factory=list)  # what a quote that never closes swallows
     lost: int = 0  # the first line that could not be kept
     first: str = ""  # the first row that is not imported, and why
@@ -1394,7 +1395,7 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
     threads = concurrent.futures.ThreadPoolExecutor(most)
     answers: queue.SimpleQueue[tuple[Job, Answer]] = queue.SimpleQueue()
     waiting: list[Job] = []
-    following: list[Job] = []  # the next one, as long as its user is under way
+    following: Job | None = None  # the next one, as long as its user is under way
     busy: set[str] = set()
     under_way = 0
 
@@ -1406,12 +1407,15 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
         progress.draw(run.imported + run.unchanged + run.not_imported)
         stopping = run.stopped()
         if not stopping and under_way + len(waiting) < most:
-            following = following or list(itertools.islice(jobs, 1))
-            if following and busy.isdisjoint(following[0].keys):
-                job = following.pop()
-                if admit(job, run):
-                    busy.update(job.keys)
-                    waiting.append(job)
+            if following is None and (following := next(jobs, None)):
+                run.open.append(following)
+            if following and busy.isdisjoint(following.keys):
+                if admit(following, run):
+                    busy.update(following.keys)
+                    waiting.append(following)
+                else:
+                    run.open.remove(following)
+                following = None
                 continue
         first = min([] if stopping else waiting, key=lambda job: job.due, default=None)
         ready = max(first.due, limit.opens(under_way)) if first else math.inf
@@ -1428,13 +1432,12 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
                 if settle(job, answer, run):
                     waiting.append(job)
                 else:
+                    run.open.remove(job)
                     busy.difference_update(job.keys)
         elif first:
             time.sleep(min(POLL, ready - now))
         else:
-            break
-    for job in sorted(waiting + following, key=lambda job: job.row.line):
-        run.reject(job.row, "the run stopped", job)
+            return
 
 
 def settle(job: Job, answer: Answer, run: Run) -> bool:
@@ -1523,6 +1526,8 @@ def import_file(file: CsvFile, run: Run) -> None:
     except Exception as error:
         run.stop(error)
     progress.write("")
+    for job in sorted(run.open, key=lambda job: job.row.line):
+        run.reject(job.row, "the run stopped", job)
     for row in run.tail:
         run.reject(row, row.problem)
     for number, row in enumerate(rows):
