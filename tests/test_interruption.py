@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -483,3 +484,77 @@ def test_a_folder_that_cannot_be_made_is_said(project: Project, sandbox: Sandbox
     assert "a file" in sandbox.slack[-1]["text"]
     if sandbox.requests:
         assert result.counts() == (len(sandbox.users), 0, 5 - len(sandbox.users))
+
+
+# ---------------------------------------------------------------------------------------------
+# The download from S3
+# ---------------------------------------------------------------------------------------------
+
+
+class Object(BaseHTTPRequestHandler):
+    """An object in S3 of 1 MB, of which the second half comes when the server says so."""
+
+    server: Store
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(2**20))
+        self.end_headers()
+        self.wfile.write(b"x" * 2**19)
+        self.server.half_sent.set()
+        self.server.goes_on.wait(60)
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"x" * 2**19)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+class Store(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Object)
+        self.half_sent, self.goes_on = threading.Event(), threading.Event()
+
+
+@pytest.fixture
+def store(project: Project) -> Iterator[Store]:
+    """S3 at the project's endpoint_url."""
+    with Store() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        keys = {"access_key": "sandbox", "secret_key": "sandbox-secret", "region": "us-east-1"}
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        project.configure(aws={"use_aws": "true", "bucket": "bucket", "endpoint_url": url} | keys)
+        yield server
+        server.goes_on.set()
+        server.shutdown()
+
+
+@both_signals
+def test_a_download_is_left(
+    project: Project, sandbox: Sandbox, store: Store, number: signal.Signals
+) -> None:
+    """Though the rest of it never comes, and nothing of it stays on the disk."""
+    project.configure(aws={"tmp_folder": project.exports})
+    project.notices()
+    child = project.start("users.csv")
+    assert store.half_sent.wait(30)
+    child.send(number)
+    result = child.wait(30)
+    assert result.status == 128 + number
+    assert [notice["color"] for notice in sandbox.hipchat] == ["yellow", "red"]
+    assert not list(project.exports.iterdir())
+    assert not sandbox.requests
+
+
+def test_a_download_that_the_disk_has_no_room_for_ends_the_run(
+    project: Project, sandbox: Sandbox, store: Store, disk: Path
+) -> None:
+    store.goes_on.set()
+    project.configure(aws={"tmp_folder": disk})
+    result = project.run("users.csv")
+    assert (result.status, sandbox.requests) == (1, [])
+    (line,) = result.err.splitlines()
+    assert str(disk) in line
+    assert NO_SPACE in line
