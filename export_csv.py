@@ -27,7 +27,6 @@ import math
 import os
 import queue
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -60,10 +59,6 @@ log = logging.getLogger("export_csv")
 
 class StopRun(Exception):
     """What ends the run: its text says why, and where it can, what to do."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM (its argument) while no request to Intercom has to be waited for."""
 
 
 #### Intercom's vocabulary
@@ -231,7 +226,7 @@ class Settings(NamedTuple):
         return f"Bearer {token}" if token else f"Basic {base64.b64encode(pair).decode()}"
 
 
-SECRETS = {
+SECRETS = {  # and what wins over them: variables of the environment, or of .env
     "intercom_api_id": "INTERCOM_API_ID",
     "intercom_api_key": "INTERCOM_API_KEY",
     "intercom_access_token": "INTERCOM_ACCESS_TOKEN",
@@ -242,7 +237,8 @@ SECRETS = {
 }
 URL = r"(https://(?=[^/])|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@?#]*"
 URL_FORM = "an https:// URL (http:// only on this machine) without name or password"
-FORMS = {  # what a value has to look like, and how that is said
+KEY_FORM = "it anew: it holds a character that no key has"
+FORMS = dict.fromkeys(SECRETS, ("[!-~]*", KEY_FORM)) | {
     "aws_endpoint_url": (r"https?://[^/\s]\S*", "a URL such as https://host"),
     "csv_delimiter": ('tab|[^"\r\n]', "one character, or the word tab"),
     "intercom_user_url": (URL + "/(users|contacts)", URL_FORM + ", ending in /users or /contacts"),
@@ -254,11 +250,17 @@ FORMS = {  # what a value has to look like, and how that is said
     "slack_channel": ("[#@].+", "#channel or @user"),
 }
 TYPE_FORMS = {
-    bool: ("|".join(BOOLEANS), "true or false"),
+    bool: ("(?i)" + "|".join(BOOLEANS), "true or false"),
     int: (r"[0-9]{1,9}", "a whole number such as 50"),
     float: (r"[0-9]{1,9}(\.[0-9]*)?", "a number such as 30"),
     str: ("[^\n]*", "it on one line"),
 }
+NEEDED = (
+    ("aws", "bucket"),
+    ("hipchat", "api_key"),
+    ("hipchat", "room_id"),
+    ("slack", "webhook_url"),
+)
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.0) -> str:
@@ -296,24 +298,22 @@ def parse_config(config: Path, problems: dict[str, str]) -> dict[str, dict[str, 
         except configparser.ParsingError as error:
             for number, _ in error.errors:
                 problems[f"line {number - 1}"] = "is not `key = value`; write it so"
+    values = {name: {k: unquote(v) for k, v in parser[name].items()} for name in parser.sections()}
+    del values["above"]
     above = itertools.takewhile(lambda line: not line.startswith("["), text.splitlines())
     for number, line in enumerate(above, 1):
         if line.strip() and line.strip()[0] not in "#;":
             problems[f"line {number}"] = "stands above the first [section]; move it into its own"
-    return {name: dict(parser[name]) for name in parser.sections() if name != "above"}
+    return values
 
 
 def read_value(name: str, text: str, default: Value) -> Value:
     """`text` in the type of `default`; ValueError says what to write."""
     kind = type(default)
     for pattern, form in (TYPE_FORMS[kind], FORMS.get(name, TYPE_FORMS[str])):
-        if text and not re.fullmatch(pattern, text.lower() if kind is bool else text):
+        if text and not re.fullmatch(pattern, text):
             shown = "" if name in SECRETS or "://" in text else f"is {text!r}; "
             raise ValueError(f"{shown}write {form}")
-    if name in SECRETS and re.search("[^!-~]", text):
-        raise ValueError(
-            "holds a character that no key has; copy it anew, here, to .env or to the environment"
-        )
     return (to_boolean(text) if kind is bool else kind(text)) if text else default
 
 
@@ -347,37 +347,37 @@ def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings
     except (OSError, UnicodeDecodeError) as error:
         problems[".env"] = f"can't be read ({type(error).__name__}); make it readable, in UTF-8"
     given: dict[str, Any] = {}
+    keys: dict[str, list[str]] = {"user": [], "custom_attributes": []}
     for name, default in Settings._field_defaults.items():
         section, _, key = name.partition("_")
-        if key:
-            text = unquote(values.get(section, {}).pop(key, ""))
-            if name in SECRETS:
-                text = os.environ.get(SECRETS[name]) or text
-                hide(text)
-            try:
-                given[name] = read_value(name, text, default)
-            except ValueError as error:
-                problems[f"[{section}] {key}"] = str(error)
-    mapped = {section: values.pop(section, {}) for section in ("user", "custom_attributes")}
-    given["discarded"] = tuple(key for key in mapped["user"] if key not in FIELDS)
-    for section, key, text in ((s, k, t) for s, keys in mapped.items() for k, t in keys.items()):
+        if not key:
+            continue
+        keys.setdefault(section, []).append(key)
+        text = values.get(section, {}).get(key, "")
+        if name in SECRETS:
+            text = os.environ.get(SECRETS[name]) or text
+            hide(text)
         try:
-            if unquote(text) and key not in given["discarded"]:
-                source = read_source(key, unquote(text), section != "user")
-                given["sources"] = (*given.get("sources", ()), source)
+            given[name] = read_value(name, text, default)
         except ValueError as error:
             problems[f"[{section}] {key}"] = str(error)
-    keys = [name.split("_", 1) for name in Settings._fields[:-2]]
-    for section, unknown in values.items():
-        known = [key for place, key in keys if place == section]
-        if not known:
-            near = nearest(section, [*(place for place, _ in keys), *mapped])
-            problems[f"[{section}]"] = f"unknown section; write [{near}]?"
-        problems |= {
-            f"[{section}] {key}": f"unknown key; write {nearest(key, known)}?"
-            for key in unknown
-            if known
-        }
+    sources: list[Source] = []
+    discarded: list[str] = []
+    for section in values.keys() - keys:
+        near = nearest(section, keys)
+        problems[f"[{section}]"] = f"unknown section; write [{near}]?"
+    for section, known in keys.items():
+        for key, text in values.get(section, {}).items():
+            try:
+                if section == "user" and key not in FIELDS:
+                    discarded.append(key)
+                elif not known and text:
+                    sources.append(read_source(key, text, section != "user"))
+                elif known and key not in known:
+                    raise ValueError(f"unknown key; write {nearest(key, known)}?")
+            except ValueError as error:
+                problems[f"[{section}] {key}"] = str(error)
+    given |= {"sources": tuple(sources), "discarded": tuple(discarded)}
     given |= {"aws_use_aws": False} if arguments.local else {}
     if arguments.filename:
         given |= {"file_select_latest": False, "file_name": arguments.filename}
@@ -387,9 +387,8 @@ def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings
     hide(os.environ.get("AWS_SESSION_TOKEN", ""))
     for proxy in urllib.request.getproxies().values():
         user, password = requests.utils.get_auth_from_url(proxy)
-        if password:
-            hide(password)
-            hide(f"{user}:{password}")
+        for secret in (password, f"{user}:{password}") if password else ():
+            hide(secret)
     for wrong, where, text in checks(settings, arguments.dry_run):
         if wrong:
             problems.setdefault(where, text)
@@ -398,15 +397,18 @@ def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings
 
 def checks(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
     """What can be wrong with values that fit their form: whether it is, where, what to write."""
-    yield s.aws_use_aws and not s.aws_bucket, "[aws] bucket", "is blank; name the bucket"
-    half = s.aws_use_aws and bool(s.aws_access_key) != bool(s.aws_secret_key)
+    for section, key in NEEDED:
+        bad = getattr(s, f"{section}_use_{section}") and not getattr(s, f"{section}_{key}")
+        yield bad, f"[{section}] {key}", f"is blank; write it, or use_{section} = false"
+    bad = s.aws_use_aws and bool(s.aws_access_key) != bool(s.aws_secret_key)
     key = "secret_key" if s.aws_access_key else "access_key"
-    yield half, f"[aws] {key}", "is blank; write both keys, or none for boto3's own chain"
+    yield bad, f"[aws] {key}", "is blank; write both keys, or none for boto3's own chain"
     bad = not s.file_select_latest and not s.file_name
     yield bad, "[file] name", "is blank; name the file, or write select_latest = true"
     form = s.file_time_format
-    bad = not works(lambda: datetime.strptime(datetime.now().strftime(form), form))
-    bad = bad and s.file_select_latest
+    bad = s.file_select_latest and not works(
+        lambda: datetime.strptime(f"{datetime.now():{form}}", form)
+    )
     yield bad, "[file] time_format", "is no time format; write one such as %Y-%m-%dT%H-%M-%S"
     bad = not works(lambda: io.TextIOWrapper(io.BytesIO(), s.csv_encoding))
     yield bad, "[csv] encoding", "is unknown; write one such as utf-8 or cp1252"
@@ -415,11 +417,6 @@ def checks(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
     yield bad, f"[intercom] {key}", "is blank; write an access token, or api_id and api_key"
     bad = not works(lambda: requests.Request("GET", s.intercom_user_url).prepare())
     yield bad, "[intercom] user_url", "is no URL; write one such as https://api.intercom.io/users"
-    for key in ("hipchat_api_key", "hipchat_room_id") if s.hipchat_use_hipchat else ():
-        text = "is blank; write it, or use_hipchat = false"
-        yield not getattr(s, key), key.replace("hipchat_", "[hipchat] "), text
-    bad = s.slack_use_slack and not s.slack_webhook_url
-    yield bad, "[slack] webhook_url", "is blank; write it, or use_slack = false"
     names = [source.name for source in s.sources if not source.attribute]
     bad = bool(names or s.discarded) and not set(names) & set(IDENTITY)
     yield bad, "[user]", "names no identity; write user_id, email or id"
@@ -493,15 +490,15 @@ def open_s3(settings: Settings) -> CsvFile:
     """
     try:
         import boto3
+        from boto3.s3.transfer import TransferConfig
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
         raise StopRun(f"the package {error.name} is missing: {INSTALL}") from None
     bucket, name = settings.aws_bucket, settings.file_name
     folder = f"{settings.aws_folder.strip('/')}/".lstrip("/")
     place = f"s3://{bucket}/{folder}"
+    tmp_folder = Path(settings.aws_tmp_folder or tempfile.gettempdir()).expanduser()
     environment = settings.aws_access_key == os.environ.get("AWS_ACCESS_KEY_ID")
-    retries = {"mode": "standard", "max_attempts": 5}
     try:
         client = boto3.client(
             "s3",
@@ -510,57 +507,43 @@ def open_s3(settings: Settings) -> CsvFile:
             aws_session_token=os.environ.get("AWS_SESSION_TOKEN") if environment else None,
             region_name=settings.aws_region or None,
             endpoint_url=settings.aws_endpoint_url or None,
-            config=Config(connect_timeout=10, read_timeout=60, retries=retries),
+            config=Config(connect_timeout=10, retries={"mode": "standard", "max_attempts": 5}),
         )
         if settings.file_select_latest:
-            pages = client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=folder, Delimiter="/"
-            )
+            listing = client.get_paginator("list_objects_v2")
+            pages = listing.paginate(Bucket=bucket, Prefix=folder, Delimiter="/")
             keys = (item["Key"] for page in pages for item in page.get("Contents", ()))
             name = newest((key[len(folder) :] for key in keys), settings.file_time_format, place)
-        return download(client, settings, folder + name)
-    except (BotoCoreError, ClientError, ValueError) as error:
+        # A file without a name, of which not even kill -9 leaves anything.
+        copy = tempfile.TemporaryFile(dir=tmp_folder)
+        one_by_one = TransferConfig(use_threads=False)  # which Ctrl-C ends at once
+        client.download_fileobj(bucket, folder + name, copy, Config=one_by_one)
+    except StopRun:
+        raise
+    except OSError as error:
+        raise StopRun(f"the download can't be written to {tmp_folder}: {error.strerror}") from None
+    except Exception as error:  # boto3, botocore and s3transfer have no root in common
         code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
         advice = S3_ADVICE.get(code, "see [aws] in config.ini")
         raise StopRun(f"{place}{name}: {error}; {advice}") from None
+    size = copy.tell()
+    copy.truncate()  # what an earlier try has left, where the object is shorter now
+    copy.seek(0)
+    return CsvFile(name.rpartition("/")[2], copy, size)
 
 
 S3_ADVICE = {
     "NoSuchBucket": "see [aws] bucket",
     "NoSuchKey": "see [aws] folder, or use --local for a file on disk",
+    "404": "see [aws] folder, or use --local for a file on disk",
+    "403": "the keys need s3:ListBucket and s3:GetObject there",
     "AccessDenied": "the keys need s3:ListBucket and s3:GetObject there",
     "InvalidAccessKeyId": "see [aws] access_key",
     "SignatureDoesNotMatch": "see [aws] secret_key",
     "NoCredentialsError": "see [aws] access_key and secret_key",
+    "RetriesExceededError": "the download broke off again and again; try again later",
+    "FlexibleChecksumError": "the download was damaged; try again later",
 }
-
-
-def download(client: Any, settings: Settings, key: str) -> CsvFile:
-    """The object in a file without a name, of which not even kill -9 leaves anything.
-
-    What breaks off is begun anew, so that no two states of the object are mixed.
-    """
-    from botocore.exceptions import BotoCoreError
-
-    folder = Path(settings.aws_tmp_folder or tempfile.gettempdir()).expanduser()
-    try:
-        copy = tempfile.TemporaryFile(dir=folder)
-        for _ in range(5):
-            answer = client.get_object(Bucket=settings.aws_bucket, Key=key)
-            copy.seek(0)
-            copy.truncate()
-            why = "a wrong size"
-            try:
-                shutil.copyfileobj(answer["Body"], copy)
-                if copy.tell() == answer.get("ContentLength"):
-                    copy.seek(0)
-                    return CsvFile(key.rpartition("/")[2], copy, answer["ContentLength"])
-            except BotoCoreError as error:
-                why = str(error)
-            log.warning("the download of %s broke off: %s", key, why)
-    except OSError as error:
-        raise StopRun(f"the download can't be written to {folder}: {error.strerror}") from None
-    raise StopRun(f"the download of {key} broke off five times; try again later")
 
 
 #### Rows to users
@@ -706,6 +689,7 @@ EXISTS = re.compile(
     "(A|An archived) contact matching those details already exists with id=([^ ;]+)"
 )
 STOPS = {
+    -1: "Intercom's certificate can't be trusted; see REQUESTS_CA_BUNDLE",
     401: "the credentials are wrong; see [intercom] access_token (or api_id and api_key)",
     402: "the workspace's plan doesn't cover this, or is not paid",
     403: "the credentials may not do this; see the token's permissions in Intercom",
@@ -722,13 +706,15 @@ class Verdict(enum.Enum):
 
 
 def verdict(status: int, by_id: bool) -> Verdict:
-    """What a status (0: no answer) means for a user, and whether Intercom's id was sent.
+    """What a status means for a user, and whether Intercom's id was sent.
+
+    0 is no answer, -1 is none because of a certificate, which no retry heals.
 
     https://developers.intercom.com/docs/references/rest-api/errors/http-responses
     """
     if 200 <= status < 300:
         return Verdict.ACCEPTED
-    if status < 200 or status in (408, 429) or status >= 500:
+    if 0 <= status < 200 or status in (408, 429) or status >= 500:
         return Verdict.RETRY
     if status < 400 or (status in STOPS and not (status == 404 and by_id)):
         return Verdict.STOP
@@ -805,7 +791,7 @@ class RateLimit:
 
     def learn(self, answer: Answer) -> None:
         now = time.monotonic()
-        if answer.status:
+        if answer.status > 0:
             self.limit = answer.number("X-RateLimit-Limit") or math.inf
         self.held = max(self.held, now + answer.pause())
         reset, remaining = (
@@ -866,7 +852,9 @@ class Intercom:
                     response.close()
                     break
         except Exception as error:  # whatever it is, there is no answer, and the run has to know
-            return Answer(0, {}, b"", f"no answer ({cause(error)})", time.monotonic() - began)
+            why = f"no answer ({cause(error)})"
+            status = -1 if "CERTIFICATE_VERIFY_FAILED" in why else 0
+            return Answer(status, {}, b"", why, time.monotonic() - began)
         seconds = time.monotonic() - began
         return Answer(response.status_code, response.headers, content, "", seconds)
 
@@ -880,17 +868,10 @@ def cause(error: BaseException) -> str:
 
 def stop_reason(answer: Answer, settings: Settings) -> str:
     """Why an answer ends the run, and what to do."""
-    if untrusted(answer):
-        return f"Intercom's certificate can't be trusted; see REQUESTS_CA_BUNDLE ({answer})"
     if verdict(answer.status, by_id=False) is not Verdict.STOP:
         return f"no useful answer; see [intercom] user_url, the network and its proxy ({answer})"
-    advice = "" if settings.contacts or answer.status in (401, 402) else USE_CONTACTS
+    advice = "" if settings.contacts or answer.status in (-1, 401, 402) else USE_CONTACTS
     return f"{STOPS.get(answer.status, REDIRECTED)}{advice} ({answer})"
-
-
-def untrusted(answer: Answer) -> bool:
-    """Whether there is no answer because of Intercom's certificate, which no retry heals."""
-    return "CERTIFICATE_VERIFY_FAILED" in answer.failure
 
 
 def check_attributes(intercom: Intercom, settings: Settings) -> None:
@@ -910,7 +891,7 @@ def check_attributes(intercom: Intercom, settings: Settings) -> None:
         answer = intercom.exchange("GET", url)
         pause = max(answer.pause(), settings.intercom_timeout)
         intercom.limit.learn(answer)
-        if verdict(answer.status, by_id=False) is not Verdict.RETRY or untrusted(answer):
+        if verdict(answer.status, by_id=False) is not Verdict.RETRY:
             break
         log.warning("GET data_attributes: %s; to be tried again", answer)
     if answer.status != 200:
@@ -1271,7 +1252,7 @@ class Run:
     def on_signal(self, number: int, _: object) -> None:
         again, self.signal = self.signal, number
         if again or not self.deferred:
-            raise Interrupted(number)
+            raise KeyboardInterrupt(number)
 
     def stop(self, reason: str | Exception) -> None:
         """Note why the run stops; the first reason counts."""
@@ -1452,7 +1433,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     if job.remembered and answer.status == 404:
         job.contact, job.remembered = "", False
         return True
-    if meaning is Verdict.RETRY and not untrusted(answer) and not run.reason:
+    if meaning is Verdict.RETRY and not run.reason:
         if job.tries < settings.intercom_retries:
             wait = max(settings.intercom_timeout, answer.pause())
             job.tries, job.due = job.tries + 1, time.monotonic() + wait
@@ -1473,7 +1454,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     run.reject(
         job.row, f"{answer}{'; archived in Intercom' if exists and exists[1] != 'A' else ''}", job
     )
-    if meaning is Verdict.STOP or untrusted(answer):
+    if meaning is Verdict.STOP:
         run.stop(stop_reason(answer, settings))
     elif run.given_up == 2:
         run.stop(f"Intercom is down: two users in a row used up their retries ({answer})")
@@ -1711,7 +1692,7 @@ def start(config: Path, arguments: argparse.Namespace) -> int:
         file = open_file(settings)
         with file.content:
             import_file(file, run)
-    except Interrupted as error:
+    except KeyboardInterrupt as error:
         if run.deferred:
             raise
         run.stop(f"{signal.Signals(error.args[0]).name} ended it")

@@ -496,10 +496,13 @@ class Object(BaseHTTPRequestHandler):
 
     server: Store
 
-    def do_GET(self) -> None:
+    def do_HEAD(self) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(2**20))
         self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
         self.wfile.write(b"x" * 2**19)
         self.server.half_sent.set()
         self.server.goes_on.wait(60)
