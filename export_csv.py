@@ -558,15 +558,19 @@ class Row(NamedTuple):
     problem: str = ""
 
 
-class Sheet(NamedTuple):
-    """A CSV file whose headings have been read, and where in its rows a user's values are."""
+@dataclass
+class Sheet:
+    """A CSV file that is being read, and where in its rows a user's values are."""
 
     text: io.TextIOWrapper
-    rows: Iterator[Row]
-    heading_lines: list[str]  # none where [csv] headings stand for them
-    width: int
-    constants: list[str]  # appended to each row's cells
-    columns: list[tuple[int, Source]]
+    delimiter: str
+    rows: Iterator[Row] = field(init=False)
+    tail: tuple[Row, ...] = ()  # the last record, where its quote never closes
+    broken: str = ""  # why the file can't be read to its end
+    heading_lines: Iterable[str] = ()  # none where [csv] headings stand for them
+    width: int = 0
+    constants: list[str] = field(default_factory=list)  # appended to each row's cells
+    columns: list[tuple[int, Source]] = field(default_factory=list)
 
 
 READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeError)
@@ -574,11 +578,9 @@ csv.field_size_limit(2**20)  # characters of a cell, so that a lost quote can't 
 SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes that are not in the encoding are read as
 
 
-def read_rows(text: io.TextIOWrapper, delimiter: str) -> Iterator[Row]:
-    """Every record but blank lines; StopRun where the file can't be read to its end.
-
-    A quote that never closes makes one record of all that follows it.
-    """
+def read_rows(sheet: Sheet) -> Iterator[Row]:
+    """Every record but blank lines; the sheet knows what is behind the last."""
+    text = sheet.text
     lines: list[str] = []
 
     def pull() -> Iterator[str]:
@@ -586,7 +588,7 @@ def read_rows(text: io.TextIOWrapper, delimiter: str) -> Iterator[Row]:
             lines.append(line)
             yield line if number else line.removeprefix("\ufeff")
 
-    reader = csv.reader(pull(), delimiter=delimiter, strict=True)
+    reader = csv.reader(pull(), delimiter=sheet.delimiter, strict=True)
     line = 1
     while True:
         cells, problem = [], ""
@@ -598,12 +600,13 @@ def read_rows(text: io.TextIOWrapper, delimiter: str) -> Iterator[Row]:
             problem = f"it is no CSV: {error}"
             if re.search("field limit|unexpected end", problem):
                 problem = "a quote opens here and never closes; the rest of the file is inside it"
-                yield Row(line, itertools.chain(lines[:], text), cells, problem)
+                sheet.tail = (Row(line, itertools.chain(lines, text), cells, problem),)
                 return
         except READ_ERRORS as error:
             if lines:
                 yield Row(line, lines, cells, "the file breaks off in this row")
-            raise StopRun(f"the file breaks off after line {line - 1}: {error}") from None
+            sheet.broken = f"the file breaks off after line {line - 1}: {error}"
+            return
         if not all(map(str.isascii, lines)) and any(map(SURROGATE.search, lines)):
             problem = f"it holds bytes that are not {text.encoding}; see [csv] encoding"
         if problem or len(cells) > 1 or (cells and cells[0].strip()):
@@ -621,27 +624,29 @@ def open_sheet(file: CsvFile, settings: Settings) -> Sheet:
             encoding = "utf-8-sig"
     errors = "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
     text = io.TextIOWrapper(content, encoding, errors, newline="")
-    rows = read_rows(text, "\t" if settings.csv_delimiter == "tab" else settings.csv_delimiter)
-    try:
-        first = next(rows, None)
-        found = [cell.strip() for cell in first.cells] if first else []
-        headings = [cell.strip() for cell in next(csv.reader([settings.csv_headings]), [])]
-        heading_lines: list[str] = []
-        if headings and found != headings:
-            rows = itertools.chain([first] if first else [], rows)
-        elif first is None or first.problem:
-            raise StopRun(f"the row of headings: {first.problem if first else 'the file is empty'}")
-        else:
-            headings, heading_lines = found, list(first.lines)
-        constants, columns = map_columns(settings, headings)
-    except StopRun as error:
-        raise StopRun(f"{file.name}: {error}") from None
-    return Sheet(text, rows, heading_lines, len(headings), constants, columns)
+    sheet = Sheet(text, "\t" if settings.csv_delimiter == "tab" else settings.csv_delimiter)
+    sheet.rows = rows = read_rows(sheet)
+    first = next(rows, None)
+    headings = [cell.strip() for cell in next(csv.reader([settings.csv_headings]), [])]
+    found = [cell.strip() for cell in first.cells] if first else []
+    problem = first.problem if first else sheet.broken or "the file is empty"
+    problem = sheet.tail[0].problem if sheet.tail else problem
+    if headings and found != headings:
+        sheet.rows = itertools.chain([first] if first else [], rows)
+    elif problem or first is None:
+        raise StopRun(f"{file.name}: the row of headings: {problem}")
+    else:
+        headings, sheet.heading_lines = found, first.lines
+    sheet.width = len(headings)
+    sheet.constants, sheet.columns = map_columns(settings, headings, file.name)
+    return sheet
 
 
-def map_columns(s: Settings, headings: list[str]) -> tuple[list[str], list[tuple[int, Source]]]:
+def map_columns(
+    settings: Settings, headings: list[str], name: str
+) -> tuple[list[str], list[tuple[int, Source]]]:
     """The constants, and each source's place in cells + constants; StopRun names all misfits."""
-    sources = s.sources
+    sources = settings.sources
     if all(source.attribute for source in sources):
         sources += tuple(read_source(name, name, False) for name in FIELDS if name in headings)
     constants = [source.text for source in sources if source.constant]
@@ -655,7 +660,7 @@ def map_columns(s: Settings, headings: list[str]) -> tuple[list[str], list[tuple
     if not any(source.name in IDENTITY for source in sources if not source.attribute):
         problems.append(f"none is user_id, email or id (there are: {', '.join(headings)})")
     if problems:
-        raise StopRun("the file's headings don't fit config.ini: " + "; ".join(problems))
+        raise StopRun(f"{name}: the headings don't fit config.ini: {'; '.join(problems)}")
     places = iter(range(len(headings), len(headings) + len(constants)))
     where = [next(places) if s.constant else headings.index(s.text) for s in sources]
     return constants, list(zip(where, sources, strict=True))
@@ -1241,10 +1246,8 @@ class Run:
     refused: int | None = 0  # of the first users sent; None since one was not
     missed: set[str] = field(default_factory=set)  # keys of users that used up their retries
     open: list[Job] = field(default_factory=list)  # read, but not counted yet
-    tail: list[Row] = field(default_factory=list)  # what a quote that never closes swallows
     lost: int = 0  # the first line that could not be kept
     first: str = ""  # the first row that is not imported, and why
-    cut_off: str = ""  # why the file could not be read to its end
     reason: str = ""  # why the run stopped
     signal: int = 0
     deferred: bool = False  # whether a signal waits for the requests under way
@@ -1291,13 +1294,10 @@ class Run:
         )
 
 
-def make_jobs(rows: Iterable[Row], sheet: Sheet, run: Run) -> Iterator[Job]:
+def make_jobs(sheet: Sheet, run: Run) -> Iterator[Job]:
     """A job for each row that has a user; all other rows are counted here."""
-    for row in rows:
+    for row in sheet.rows:
         problem = row.problem
-        if not isinstance(row.lines, list):
-            run.tail.append(row)
-            return
         if not problem and len(row.cells) != sheet.width:
             problem = f"{len(row.cells)} cells below {sheet.width} headings"
         user, wrong = ({}, []) if problem else to_user(row.cells, sheet)
@@ -1309,14 +1309,6 @@ def make_jobs(rows: Iterable[Row], sheet: Sheet, run: Run) -> Iterator[Job]:
             log.warning("%s: left out: %s", job, text)
         run.wrong_values += len(wrong)
         yield job
-
-
-def readable(rows: Iterator[Row], run: Run) -> Iterator[Row]:
-    """The rows up to where the file breaks off, which the run then knows."""
-    try:
-        yield from rows
-    except StopRun as error:
-        run.cut_off = str(error)
 
 
 def admit(job: Job, run: Run) -> bool:
@@ -1496,8 +1488,7 @@ def import_file(file: CsvFile, run: Run) -> None:
     name = f"{short}_{run.started:{TIME_IN_NAME}}"
     run.rejects = NotImported(settings.csv_not_imported_folder, name, sheet)
     run.deferred = True
-    rows = readable(sheet.rows, run)
-    jobs = make_jobs(rows, sheet, run)
+    jobs = make_jobs(sheet, run)
     progress = Progress(file, not run.quiet and not run.dry and run.error_log is not None)
     try:
         if run.dry:
@@ -1509,14 +1500,14 @@ def import_file(file: CsvFile, run: Run) -> None:
     progress.write("")
     for job in sorted(run.open, key=lambda job: job.row.line):
         run.reject(job.row, "the run stopped", job)
-    for row in run.tail:
-        run.reject(row, row.problem)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(sheet.rows):
         if number == 0:
             log.error("line %d and all after it: not imported: the run stopped", row.line)
         run.reject(row)
-    if run.cut_off:
-        run.stop(run.cut_off)
+    for row in sheet.tail:
+        run.reject(row, row.problem)
+    if sheet.broken:
+        run.stop(sheet.broken)
 
 
 def conclude(run: Run) -> int:
