@@ -17,6 +17,7 @@ import csv
 import difflib
 import email.utils
 import enum
+import errno
 import gzip
 import hashlib
 import io
@@ -239,6 +240,7 @@ URL = r"(https://(?=[^/])|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@
 URL_FORM = "an https:// URL (http:// only on this machine) without name or password"
 KEY_FORM = "it anew: it holds a character that no key has"
 FORMS = dict.fromkeys(SECRETS, ("[!-~]*", KEY_FORM)) | {
+    "aws_bucket": (r"(?!s3:)\S+", "the name alone, without s3://"),
     "aws_endpoint_url": (r"https?://[^/\s]\S*", "a URL such as https://host"),
     "csv_delimiter": ('tab|[^"\r\n]', "one character, or the word tab"),
     "intercom_user_url": (URL + "/(users|contacts)", URL_FORM + ", ending in /users or /contacts"),
@@ -279,6 +281,7 @@ def parse_config(config: Path, problems: dict[str, str]) -> dict[str, dict[str, 
     text = config.read_bytes().decode("utf-8-sig", "surrogateescape")
     if SURROGATE.search(text):
         problems["encoding"] = "the file is not UTF-8; save it as UTF-8"
+        text = "" if "\0" in text else text  # UTF-16: each line would be a problem
     for strict in (True, False):  # strict finds what stands there twice, but only the first
         parser = configparser.ConfigParser(
             interpolation=None,
@@ -343,7 +346,7 @@ def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings
     problems: dict[str, str] = {}
     values = parse_config(config, problems)
     try:
-        dotenv.load_dotenv(config.parent / ".env", interpolate=False)
+        dotenv.load_dotenv(config.parent / ".env", interpolate=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         problems[".env"] = f"can't be read ({type(error).__name__}); make it readable, in UTF-8"
     given: dict[str, Any] = {}
@@ -414,7 +417,7 @@ def checks(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
     yield bad, "[csv] encoding", "is unknown; write one such as utf-8 or cp1252"
     bad = not (s.intercom_access_token or dry_run or (s.intercom_api_id and s.intercom_api_key))
     key = "api_key" if s.intercom_api_id else "api_id" if s.intercom_api_key else "access_token"
-    yield bad, f"[intercom] {key}", "is blank; write an access token, or api_id and api_key"
+    yield bad, f"[intercom] {key}", "is blank; write it here or in .env (INTERCOM_ACCESS_TOKEN=...)"
     bad = not works(lambda: requests.Request("GET", s.intercom_user_url).prepare())
     yield bad, "[intercom] user_url", "is no URL; write one such as https://api.intercom.io/users"
     names = [source.name for source in s.sources if not source.attribute]
@@ -443,10 +446,25 @@ class CsvFile(NamedTuple):
     content: IO[bytes]
     size: int
 
+    def unpacked(self) -> Any:
+        """The bytes of the CSV, which a .gz has packed."""
+        return gzip.open(self.content) if self.name.lower().endswith(".gz") else self.content
+
+    def count_lines(self) -> int:
+        """How many there are, of a file that is at its start, and then is so again."""
+        lines = 1
+        if self.content.seekable():
+            with contextlib.suppress(*READ_ERRORS):  # which the first row is going to say
+                content = self.unpacked()
+                while part := content.read(2**20):
+                    lines += part.count(b"\n")
+            self.content.seek(0)
+        return lines
+
 
 def stem(name: str) -> str:
     """A file's name without .csv or .csv.gz; blank where it has neither."""
-    match = re.fullmatch(r"(.*)\.csv(\.gz)?", name, re.DOTALL)
+    match = re.fullmatch(r"(?is)(.*)\.csv(\.gz)?", name)
     return match[1] if match else ""
 
 
@@ -478,8 +496,8 @@ def open_file(settings: Settings) -> CsvFile:
         file = path.open("rb")
         return CsvFile(path.name, file, os.fstat(file.fileno()).st_size)
     except OSError as error:
-        tried = folder if settings.file_select_latest else folder / name
-        raise StopRun(f"{tried} can't be read: {error.strerror}") from None
+        tried = folder if settings.file_select_latest else f"{name}, here or in {folder},"
+        raise StopRun(f"{tried} can't be read: {error.strerror}; see [local] folder") from None
 
 
 def open_s3(settings: Settings) -> CsvFile:
@@ -524,23 +542,26 @@ def open_s3(settings: Settings) -> CsvFile:
         raise StopRun(f"the download can't be written to {tmp_folder}: {error.strerror}") from None
     except Exception as error:  # boto3, botocore and s3transfer have no root in common
         code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
-        advice = S3_ADVICE.get(code, "see [aws] in config.ini")
-        raise StopRun(f"{place}{name}: {error}; {advice}") from None
+        log.debug("S3: %s", error)
+        why = S3_ERRORS.get(code, f"{error}; see [aws] in config.ini")
+        raise StopRun(f"{place}{name}: {why}") from None
     size = copy.tell()
     copy.truncate()  # what an earlier try has left, where the object is shorter now
     copy.seek(0)
     return CsvFile(name.rpartition("/")[2], copy, size)
 
 
-S3_ADVICE = {
-    "NoSuchBucket": "see [aws] bucket",
-    "NoSuchKey": "see [aws] folder, or use --local for a file on disk",
-    "404": "see [aws] folder, or use --local for a file on disk",
-    "403": "the keys need s3:ListBucket and s3:GetObject there",
-    "AccessDenied": "the keys need s3:ListBucket and s3:GetObject there",
-    "InvalidAccessKeyId": "see [aws] access_key",
-    "SignatureDoesNotMatch": "see [aws] secret_key",
-    "NoCredentialsError": "see [aws] access_key and secret_key",
+NO_KEY = "there is no such file; see [aws] folder, or use --local for one on disk"
+DENIED = "the keys may not read it: they need s3:ListBucket and s3:GetObject there"
+S3_ERRORS = {
+    "NoSuchBucket": "there is no such bucket; see [aws] bucket",
+    "NoSuchKey": NO_KEY,
+    "404": NO_KEY,
+    "AccessDenied": DENIED,
+    "403": DENIED,
+    "InvalidAccessKeyId": "S3 doesn't know the key; see [aws] access_key",
+    "SignatureDoesNotMatch": "the secret is wrong; see [aws] secret_key",
+    "NoCredentialsError": "there are no credentials; see [aws] access_key and secret_key",
     "RetriesExceededError": "the download broke off again and again; try again later",
     "FlexibleChecksumError": "the download was damaged; try again later",
 }
@@ -565,6 +586,7 @@ class Sheet:
     text: io.TextIOWrapper
     delimiter: str
     rows: Iterator[Row] = field(init=False)
+    line: int = 1  # where the next record begins
     tail: tuple[Row, ...] = ()  # the last record, where its quote never closes
     broken: str = ""  # why the file can't be read to its end
     heading_lines: Iterable[str] = ()  # none where [csv] headings stand for them
@@ -589,7 +611,6 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
             yield line if number else line.removeprefix("\ufeff")
 
     reader = csv.reader(pull(), delimiter=sheet.delimiter, strict=True)
-    line = 1
     while True:
         cells, problem = [], ""
         try:
@@ -600,24 +621,24 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
             problem = f"it is no CSV: {error}"
             if re.search("field limit|unexpected end", problem):
                 problem = "a quote opens here and never closes; the rest of the file is inside it"
-                sheet.tail = (Row(line, itertools.chain(lines, text), cells, problem),)
+                sheet.tail = (Row(sheet.line, itertools.chain(lines, text), cells, problem),)
                 return
         except READ_ERRORS as error:
             if lines:
-                yield Row(line, lines, cells, "the file breaks off in this row")
-            sheet.broken = f"the file breaks off after line {line - 1}: {error}"
+                yield Row(sheet.line, lines, cells, "the file breaks off in this row")
+            sheet.broken = f"the file breaks off after line {sheet.line - 1}: {error}"
             return
         if not all(map(str.isascii, lines)) and any(map(SURROGATE.search, lines)):
             problem = f"it holds bytes that are not {text.encoding}; see [csv] encoding"
         if problem or len(cells) > 1 or (cells and cells[0].strip()):
-            yield Row(line, lines[:], cells, problem)
-        line += len(lines)
+            yield Row(sheet.line, lines[:], cells, problem)
+        sheet.line += len(lines)
         lines.clear()
 
 
 def open_sheet(file: CsvFile, settings: Settings) -> Sheet:
     """The file's rows below its headings; StopRun where these don't fit the settings."""
-    content: Any = gzip.open(file.content) if file.name.endswith(".gz") else file.content
+    content = file.unpacked()
     encoding = codecs.lookup(settings.csv_encoding).name
     with contextlib.suppress(*READ_ERRORS):  # which the first row is going to say
         if encoding == "utf-8" and content.peek(3).startswith(codecs.BOM_UTF8):
@@ -654,13 +675,16 @@ def map_columns(
     for source in sources:
         times = 1 if source.constant else headings.count(source.text)
         if times != 1:
-            near = nearest(source.text, headings, 3, 0.5) or ", ".join(headings)
-            what = f"stands there {times} times" if times else f"is missing; the nearest: {near}"
+            near = nearest(source.text, headings, 3, 0.5) or "none is like it"
+            what = f"stands there {times} times" if times else f"is missing (nearest: {near})"
             problems.append(f"{source.text!r} (for {source.name}) {what}")
     if not any(source.name in IDENTITY for source in sources if not source.attribute):
-        problems.append(f"none is user_id, email or id (there are: {', '.join(headings)})")
+        there = ", ".join(headings)[:500]
+        problems.append(f"none is user_id, email or id (there are: {there})")
+    if problems and len(headings) == 1:
+        problems.insert(0, "there is only one; see [csv] delimiter")
     if problems:
-        raise StopRun(f"{name}: the headings don't fit config.ini: {'; '.join(problems)}")
+        raise StopRun(f"{name}: the headings don't fit the settings: {'; '.join(problems)}")
     places = iter(range(len(headings), len(headings) + len(constants)))
     where = [next(places) if s.constant else headings.index(s.text) for s in sources]
     return constants, list(zip(where, sources, strict=True))
@@ -694,8 +718,10 @@ EXISTS = re.compile(
     "(A|An archived) contact matching those details already exists with id=([^ ;]+)"
 )
 STOPS = {
-    -1: "Intercom's certificate can't be trusted; see REQUESTS_CA_BUNDLE",
-    401: "the credentials are wrong; see [intercom] access_token (or api_id and api_key)",
+    -1: "no connection with these certificates and this proxy; see REQUESTS_CA_BUNDLE "
+    "and HTTPS_PROXY",
+    401: "the credentials are wrong; see [intercom] access_token (or api_id and api_key), "
+    "and INTERCOM_ACCESS_TOKEN in .env or the environment, which wins over them",
     402: "the workspace's plan doesn't cover this, or is not paid",
     403: "the credentials may not do this; see the token's permissions in Intercom",
     404: "there is nothing at [intercom] user_url",
@@ -713,7 +739,7 @@ class Verdict(enum.Enum):
 def verdict(status: int, by_id: bool) -> Verdict:
     """What a status means for a user, and whether Intercom's id was sent.
 
-    0 is no answer, -1 is none because of a certificate, which no retry heals.
+    0 is no answer, -1 is none because of certificates or proxy, which no retry heals.
 
     https://developers.intercom.com/docs/references/rest-api/errors/http-responses
     """
@@ -858,7 +884,8 @@ class Intercom:
                     break
         except Exception as error:  # whatever it is, there is no answer, and the run has to know
             why = f"no answer ({cause(error)})"
-            status = -1 if "CERTIFICATE_VERIFY_FAILED" in why else 0
+            heals = isinstance(error, requests.RequestException) and "CERTIFICATE" not in why
+            status = 0 if heals else -1
             return Answer(status, {}, b"", why, time.monotonic() - began)
         seconds = time.monotonic() - began
         return Answer(response.status_code, response.headers, content, "", seconds)
@@ -874,7 +901,8 @@ def cause(error: BaseException) -> str:
 def stop_reason(answer: Answer, settings: Settings) -> str:
     """Why an answer ends the run, and what to do."""
     if verdict(answer.status, by_id=False) is not Verdict.STOP:
-        return f"no useful answer; see [intercom] user_url, the network and its proxy ({answer})"
+        places = "[intercom] user_url and api_version, the network and its proxy"
+        return f"no useful answer; see {places} ({answer})"
     advice = "" if settings.contacts or answer.status in (-1, 401, 402) else USE_CONTACTS
     return f"{STOPS.get(answer.status, REDIRECTED)}{advice} ({answer})"
 
@@ -925,7 +953,7 @@ class SentUsers:
     its user is sent anew, and when another row turns out to be the same user of Intercom's.
     """
 
-    APPLICATION, VERSION = 0x49435356, 1
+    FORMAT = 0x49435331  # SQLite's application_id; another one for other tables
 
     def __init__(self, settings: Settings, write: bool, stop: Callable[[str], None]) -> None:
         self.stop = stop
@@ -935,15 +963,12 @@ class SentUsers:
             if write:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            uri = f"{self.path.as_uri()}?mode=rw"
-            self.database = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None)
+            self.database = sqlite3.connect(self.path, timeout=5, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise StopRun(f"the state file {self.path} can't be opened: {error}") from None
-        found = self.execute("SELECT * FROM pragma_application_id, pragma_user_version")
-        new = found == (0, 0) and not self.execute("SELECT 1 FROM sqlite_master")
-        if found != (self.APPLICATION, self.VERSION) and not (new and write):
-            if found:
-                stop(f"{self.path} is no state file of this version; see [intercom] state_file")
+        ours = self.execute("PRAGMA application_id") == (self.FORMAT,)
+        if not (ours or (write and self.execute("SELECT count(*) FROM sqlite_master") == (0,))):
+            stop(f"{self.path} is no state file of this version; see [intercom] state_file")
             return
         for statement in STATE_STATEMENTS if write else ():
             self.execute(statement)
@@ -953,7 +978,7 @@ class SentUsers:
         try:
             return self.database.execute(statement, values).fetchone()
         except sqlite3.Error as error:
-            damaged = re.search("malformed|not a database|no such|corrupt", str(error))
+            damaged = re.search("malformed|no such|corrupt", str(error))
             advice = "; delete it, and every user is sent once more" if damaged else ""
             self.stop(f"the state file {self.path}: {error}{advice}")
             return None
@@ -991,14 +1016,14 @@ STATE_STATEMENTS = (
     "CREATE TABLE IF NOT EXISTS users (key BLOB PRIMARY KEY, digest BLOB, id TEXT, email BLOB)",
     "CREATE INDEX IF NOT EXISTS users_by_id ON users (id)",
     "CREATE INDEX IF NOT EXISTS users_by_email ON users (email)",
-    f"PRAGMA application_id = {SentUsers.APPLICATION}",
-    f"PRAGMA user_version = {SentUsers.VERSION}",
+    f"PRAGMA application_id = {SentUsers.FORMAT}",
     "COMMIT",
 )
 
 
 #### Telling people
 
+MAX_REASON = 1500  # characters of a reason in a notice, so that the counts still fit in
 TIME_IN_NAME = "%Y-%m-%dT%H-%M-%S"  # no colons, which Windows refuses
 hidden: list[str] = []  # secrets, in each form in which they may turn up
 
@@ -1136,28 +1161,34 @@ def notify(settings: Settings, text: str, color: str) -> None:
 class Progress:
     """One line on a terminal: share done, users, users a second, time left."""
 
-    def __init__(self, file: CsvFile, wanted: bool) -> None:
-        self.file, self.began = file, time.monotonic()
-        self.drawn = self.began
-        self.wanted = wanted and bool(sys.stderr) and sys.stderr.isatty()
+    def __init__(self, lines: int) -> None:
+        self.lines = lines  # of the file; 0 where nothing is to be drawn
+        self.began = self.drawn = time.monotonic()
+        self.width = 0
 
-    def draw(self, users: int) -> None:
+    def draw(self, line: int, users: int, trouble: str) -> None:
         now = time.monotonic()
-        if not self.wanted or now < self.drawn + 0.25:
+        if not self.lines or now < self.drawn + 0.25:
             return
         self.drawn, seconds = now, now - self.began
-        with contextlib.suppress(OSError):  # neither a pipe as input nor a lost terminal matters
-            share = min(1.0, self.file.content.tell() / max(1, self.file.size))
-            left = timedelta(seconds=round(seconds / share - seconds)) if share else "?"
-            rate = users / max(seconds, 0.001)
-            line = f"{share:4.0%}  {users} users  {rate:.1f} users/s  {left} left"
-            self.write(line[: os.get_terminal_size(sys.stderr.fileno()).columns - 1])
+        share = min(1.0, line / self.lines)
+        left = timedelta(seconds=round(seconds / share - seconds)) if users else "?"
+        rate = users / seconds
+        parts = [f"{share:4.0%}", f"{users} users", f"{rate:.1f} users/s", f"{left} left"]
+        parts += [show(trouble)] if trouble else []
+        with contextlib.suppress(OSError):
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            while parts and len("  ".join(parts)) >= columns:
+                parts.pop()
+            self.write("  ".join(parts))
 
-    def write(self, line: str) -> None:
-        if self.wanted:
+    def write(self, text: str) -> None:
+        """Replace the line, with blanks, as old consoles know no escapes."""
+        if self.lines:
             with contextlib.suppress(OSError):
-                sys.stderr.write(f"\r\x1b[K{line}")
+                sys.stderr.write(f"\r{text.ljust(self.width)}\r{text}")
                 sys.stderr.flush()
+            self.width = len(text)
 
 
 #### The run
@@ -1225,6 +1256,9 @@ class NotImported:
             raise
 
 
+LAST_REQUEST = "stopping after the request under way; once more ends it at once, with rows lost"
+
+
 @dataclass
 class Run:
     """What a run is about, and how far it has come."""
@@ -1247,7 +1281,8 @@ class Run:
     missed: set[str] = field(default_factory=set)  # keys of users that used up their retries
     open: list[Job] = field(default_factory=list)  # read, but not counted yet
     lost: int = 0  # the first line that could not be kept
-    first: str = ""  # the first row that is not imported, and why
+    kinds: dict[str, list[Any]] = field(default_factory=dict)  # of reasons: how often, and one
+    trouble: str = ""  # what a retry is waiting for
     reason: str = ""  # why the run stopped
     signal: int = 0
     deferred: bool = False  # whether a signal waits for the requests under way
@@ -1256,6 +1291,8 @@ class Run:
         again, self.signal = self.signal, number
         if again or not self.deferred:
             raise KeyboardInterrupt(number)
+        if sys.stderr and sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), b"\r" + LAST_REQUEST.encode() + b"\n")
 
     def stop(self, reason: str | Exception) -> None:
         """Note why the run stops; the first reason counts."""
@@ -1276,14 +1313,16 @@ class Run:
         self.not_imported += 1
         if reason:
             log.error("%s: not imported: %s", job or f"line {row.line}", reason)
-            self.first = self.first or f"line {row.line}: {reason}"
+            kind = essence(reason)
+            kind = kind if kind in self.kinds or len(self.kinds) < 10 else "others"
+            self.kinds.setdefault(kind, [0, reason])[0] += 1
         try:
             if self.rejects:
                 self.rejects.add(row)
         except (OSError, ValueError) as error:
             self.lost = min(self.lost or row.line, row.line)
             place = Path(self.settings.csv_not_imported_folder).absolute()
-            self.stop(f"{place} can't be written: {getattr(error, 'strerror', error)}")
+            self.stop(f"[csv] not_imported_folder {place} can't be written: {cause(error)}")
 
     def summary(self) -> str:
         seconds = time.monotonic() - self.began
@@ -1299,7 +1338,7 @@ def make_jobs(sheet: Sheet, run: Run) -> Iterator[Job]:
     for row in sheet.rows:
         problem = row.problem
         if not problem and len(row.cells) != sheet.width:
-            problem = f"{len(row.cells)} cells below {sheet.width} headings"
+            problem = f"it has {len(row.cells)} cells, and there are {sheet.width} headings"
         user, wrong = ({}, []) if problem else to_user(row.cells, sheet)
         if problem or user.keys().isdisjoint(IDENTITY):
             run.reject(row, problem or "no user_id, email or id")
@@ -1345,21 +1384,28 @@ def request_of(job: Job, settings: Settings) -> tuple[str, str, bytes]:
 
 def print_users(jobs: Iterator[Job], run: Run) -> None:
     """The bodies that Intercom would get, on standard output, one a line."""
+    if sys.stdout is None:
+        raise StopRun("there is no standard output to print the users on")
     try:
         for job in jobs:
+            run.open = [job]
             if run.stopped():
-                run.reject(job.row, "the run stopped", job)
                 break
             if admit(job, run):
                 sys.stdout.buffer.write(request_of(job, run.settings)[2] + b"\n")
                 run.imported += 1
+            run.open = []
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads them has had enough
+    except OSError as error:
         drop(sys.stdout)
-        raise SystemExit(0) from None
+        if error.errno in (errno.EPIPE, errno.EINVAL):  # EINVAL is a closed pipe on Windows
+            raise SystemExit(0) from None  # whoever reads them has had enough
+        raise StopRun(f"standard output can't be written: {error.strerror}") from None
 
 
-def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Progress) -> None:
+def send_users(
+    jobs: Iterator[Job], sheet: Sheet, intercom: Intercom, run: Run, progress: Progress
+) -> None:
     """Send all jobs, as many at once as settings and Intercom allow; in the end all are settled.
 
     Only this thread counts, logs and decides; the others do nothing but talk to Intercom.
@@ -1377,7 +1423,7 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
 
     send: Callable[..., Any] = threads.submit if most > 1 else lambda run_it, *what: run_it(*what)
     while True:
-        progress.draw(run.imported + run.unchanged + run.not_imported)
+        progress.draw(sheet.line, run.imported + run.unchanged + run.not_imported, run.trouble)
         stopping = run.stopped()
         if not stopping and under_way + len(waiting) < most:
             if following is None and (following := next(jobs, None)):
@@ -1429,6 +1475,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
         if job.tries < settings.intercom_retries:
             wait = max(settings.intercom_timeout, answer.pause())
             job.tries, job.due = job.tries + 1, time.monotonic() + wait
+            run.trouble = f"retry {job.tries} in {wait:.3g} s: {answer}"
             log.warning("%s: %s: retry %d in %.3g s", job, answer, job.tries, wait)
             return True
         run.given_up += 1
@@ -1437,22 +1484,24 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
         run.given_up = 0
     in_row = run.refused is not None and answer.status in (400, 422)
     run.refused = (run.refused or 0) + 1 if in_row else None
+    run.trouble = ""
     if meaning is Verdict.ACCEPTED:
         run.imported += 1
         if run.sent:
             intercom_id = answer.json().get("id") or job.contact
             run.sent.remember(job, job.digest, str(intercom_id))
         return False
-    run.reject(
-        job.row, f"{answer}{'; archived in Intercom' if exists and exists[1] != 'A' else ''}", job
-    )
     if meaning is Verdict.STOP:
         run.stop(stop_reason(answer, settings))
     elif run.given_up == 2:
-        run.stop(f"Intercom is down: two users in a row used up their retries ({answer})")
+        run.stop(
+            f"Intercom is down or out of reach: two users in a row used up their retries ({answer})"
+        )
     elif run.refused == 100:
         advice = "" if settings.contacts else USE_CONTACTS
         run.stop(f"the first 100 users were all refused{advice} ({answer})")
+    archived = "; archived in Intercom" if exists and exists[1] != "A" else ""
+    run.reject(job.row, f"{answer}{archived}", job)
     return False
 
 
@@ -1474,6 +1523,8 @@ def import_file(file: CsvFile, run: Run) -> None:
     settings = run.settings
     run.file = file.name
     log.info("version %s, importing %s of %d bytes", VERSION, file.name, file.size)
+    drawn = not run.quiet and not run.dry and run.error_log and sys.stderr and sys.stderr.isatty()
+    lines = file.count_lines() if drawn and os.environ.get("TERM") != "dumb" else 0
     sheet = open_sheet(file, settings)
     intercom = Intercom(settings)
     for level, text in remarks(settings, sheet):
@@ -1489,12 +1540,12 @@ def import_file(file: CsvFile, run: Run) -> None:
     run.rejects = NotImported(settings.csv_not_imported_folder, name, sheet)
     run.deferred = True
     jobs = make_jobs(sheet, run)
-    progress = Progress(file, not run.quiet and not run.dry and run.error_log is not None)
+    progress = Progress(lines)
     try:
         if run.dry:
             print_users(jobs, run)
         else:
-            send_users(jobs, intercom, run, progress)
+            send_users(jobs, sheet, intercom, run, progress)
     except Exception as error:
         run.stop(error)
     progress.write("")
@@ -1513,7 +1564,10 @@ def import_file(file: CsvFile, run: Run) -> None:
 def conclude(run: Run) -> int:
     """Tell the screen, the logs, Hipchat and Slack how the run ended; its exit status."""
     logging.getLogger().removeHandler(SCREEN)
-    why = run.reason or ("some rows were not imported" if run.not_imported else "")
+    why = run.reason
+    if run.not_imported and not why:
+        kinds = [f"{count} x {reason}" for _, (count, reason) in sorted(run.kinds.items())]
+        why = "; ".join(["some rows were not imported", *kinds])
     if run.lost:
         why += f"; from line {run.lost} on, rows that are not imported are only in the input"
     status = 128 + run.signal if run.signal and run.reason else int(bool(why))
@@ -1525,39 +1579,51 @@ def conclude(run: Run) -> int:
     if run.error_log and (why or run.wrong_values):
         told.append(f"the reasons: {run.error_log}")
     for text in told:
-        log.info("%s", text)
-    if run.reason:
-        say(f"export_csv.py: the run stopped: {why}", sys.stderr)
+        log.log(logging.ERROR if why else logging.INFO, "%s", text)
+    if why:
+        what = "the run stopped: " if run.reason else ""
+        say(f"export_csv.py: {what}{why[:MAX_REASON]}", sys.stderr)
     for text in told if status or not run.quiet else ():
         say(text, sys.stderr if run.dry or run.quiet else sys.stdout)
-    again = earlier_failures(run.error_log, why) if run.error_log and why else ""
-    if why:
-        log.error("failed: %s", why)
-    if not run.dry:
-        text = f"Import {'stopped' if run.reason else 'ended'} on {socket.gethostname()}"
-        text += f": {why}{again}" if why else ""
-        text += f" (first, {run.first})" if run.first and not run.reason else ""
-        notify(run.settings, ". ".join([text, *told]), "red" if status else "green")
+    announce(run, run.settings, "stopped" if run.reason else "ended", why, told)
     return status
 
 
-def earlier_failures(error_log: Path, why: str) -> str:
-    """How many runs in a row have failed like this, by the last lines of their error logs."""
+def announce(run: Run, settings: Settings, how: str, why: str, told: list[str]) -> None:
+    """Say how the run ended in the error log's last line, and to Hipchat and Slack."""
+    text = f"Import {how} on {socket.gethostname()}"
+    if why:
+        why = why[:MAX_REASON]
+        text += f": {why}{earlier_failures(run.error_log, why) if run.error_log else ''}"
+        log.error("failed: %s", why)
+    if not run.dry:
+        notify(settings, ". ".join([text, *told]), "red" if why else "green")
 
-    def essence(line: str) -> str:
-        return re.sub(r"\S*\d\S*", "#", line.rpartition(" failed: ")[2])
+
+def essence(reason: str) -> str:
+    """A reason without what differs from row to row or from night to night."""
+    return re.sub(r"request_id \S+|\S*\d\S*", "#", reason)
+
+
+def earlier_failures(error_log: Path, why: str) -> str:
+    """How many runs in a row have failed like this, by what their error logs say last."""
+
+    def time_order(path: Path) -> tuple[str, int, str]:
+        return path.name[:19], len(path.name), path.name  # of one second, -2 is before -10
 
     since, count = "", 0
-    for path in sorted(error_log.parent.glob("*_error.log"), reverse=True):
-        if path.name < error_log.name:
+    for path in sorted(error_log.parent.glob("*_error.log"), key=time_order, reverse=True):
+        if time_order(path) < time_order(error_log):
             last = ""
             with contextlib.suppress(OSError), path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - 4096))
-                last = file.read().decode(errors="replace").rstrip().rpartition("\n")[2]
-            if essence(last) != essence(f" failed: {show(why)}"):
+                file.seek(max(0, path.stat().st_size - 2**16))
+                last = file.read().decode(errors="replace")
+            failed = re.findall(r"^\S+ ERROR failed: (.*)", last, re.MULTILINE)
+            if not failed or essence(failed[-1]) != essence(show(why)):
                 break
             since, count = path.name.removesuffix("_error.log"), count + 1
-    return f" (like the {count} runs before it, since {since})" if count else ""
+    runs = "1 run" if count == 1 else f"{count} runs"
+    return f" (as in the {runs} before it, since {since})" if count else ""
 
 
 #### The command line
@@ -1594,23 +1660,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-@contextlib.contextmanager
-def only_run(config: Path) -> Iterator[bool]:
-    """Whether no other run uses this config; the lock dies with its process."""
-    with config.open("rb") as file:
-        try:
-            if sys.platform == "win32":
-                file.seek(2**30)  # a lock hides what it covers from others, so not the text
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            yield False
+def lock(file: IO[bytes]) -> bool:
+    """Whether no other run has locked the file; the lock dies with its process."""
+    try:
+        if sys.platform == "win32":
+            file.seek(2**30)  # a lock hides what it covers from others, so not the text
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
-            yield True
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
-def check(settings: Settings, quiet: bool) -> int:
+def check(settings: Settings, config: str, quiet: bool) -> int:
     """Say of file, Intercom, Hipchat and Slack whether a run would work; 0 or 1."""
 
     def file_ready() -> str:
@@ -1629,7 +1692,7 @@ def check(settings: Settings, quiet: bool) -> int:
         return f"accepts the credentials of {answer.json().get('name')}"
 
     status = 0
-    told = ["config.ini: is right"]
+    told = [f"{config}: is right"]
     place = "S3" if settings.aws_use_aws else "file"
     for name, ready in ((place, file_ready), ("Intercom", intercom_ready)):
         try:
@@ -1644,41 +1707,44 @@ def check(settings: Settings, quiet: bool) -> int:
     return status
 
 
-def refuse(settings: Settings, problems: dict[str, str], name: str, silent: bool) -> None:
+def refuse(run: Run, problems: dict[str, str], config: Path) -> None:
     """Say what is wrong with the settings, also to those of Hipchat and Slack that are right."""
     logging.getLogger().removeHandler(SCREEN)
-    lines = [f"{name}: {where}: {text}" for where, text in problems.items()]
+    lines = [f"{config.name}: {where}: {text}" for where, text in problems.items()]
     for line in lines:
         log.error("%s", line)
         say(line, sys.stderr)
     wrong = " ".join(problems)
-    able = settings._replace(
-        hipchat_use_hipchat=settings.hipchat_use_hipchat and "[hipchat]" not in wrong,
-        slack_use_slack=settings.slack_use_slack and "[slack]" not in wrong,
+    able = run.settings._replace(
+        hipchat_use_hipchat=run.settings.hipchat_use_hipchat and "[hipchat]" not in wrong,
+        slack_use_slack=run.settings.slack_use_slack and "[slack]" not in wrong,
     )
-    if not silent:
-        text = f"Import not started on {socket.gethostname()}, the settings are wrong: "
-        notify(able, text + "; ".join(lines), "red")
+    why = f"the settings in {config.absolute()} are wrong: {'; '.join(lines)}"
+    announce(run, able, "not started", why, [f"the reasons: {run.error_log}"])
 
 
 def start(config: Path, arguments: argparse.Namespace) -> int:
     """Run with these settings, or say what is wrong with them; the exit status."""
     settings, problems = read_settings(config, arguments)
     if arguments.check and not problems:
-        return check(settings, arguments.quiet)
-    run = Run(settings, arguments.dry_run, arguments.quiet, datetime.now())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, run.on_signal)
+        return check(settings, config.name, arguments.quiet)
+    dry = arguments.dry_run or arguments.check
+    run = Run(settings, dry, arguments.quiet, datetime.now())
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows', SIGHUP is not
+        number = getattr(signal, name, None)
+        if number and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):  # nohup
+            signal.signal(number, run.on_signal)
     try:
         if not arguments.check and "[log]" not in " ".join(problems):
-            run.error_log = open_logs(settings, run.started, screen=run.dry)
+            run.error_log = open_logs(settings, run.started, screen=dry)
         if run.quiet:
             SCREEN.setLevel("ERROR")
         if problems:
-            refuse(settings, problems, config.name, run.dry or arguments.check)
+            refuse(run, problems, config)
             return 1 if arguments.check else 2
-        if not run.dry:
-            text = f"Import of users to Intercom started on {socket.gethostname()}"
+        if not dry:
+            host = socket.gethostname()
+            text = f"Import of users to Intercom started on {host}, with {config.absolute()}"
             notify(settings, text, "yellow")
         file = open_file(settings)
         with file.content:
@@ -1700,18 +1766,15 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        config.open("rb").close()
+        file = config.open("rb")
     except OSError as error:
         say(f"export_csv.py: {config} can't be read: {error.strerror}; see --config", sys.stderr)
         return 2
     try:
-        if arguments.check or arguments.dry_run:
-            return start(config, arguments)
-        with only_run(config) as alone:
-            if alone:
-                return start(config, arguments)
+        if not (arguments.check or arguments.dry_run or lock(file)):
             say(f"export_csv.py: another run with {config} is under way", sys.stderr)
             return 3
+        return start(config, arguments)
     except KeyboardInterrupt as error:  # the second one, or before there is anything to end
         say("export_csv.py: ended at once: what is left is only in the input", sys.stderr)
         os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
@@ -1719,6 +1782,8 @@ def main(argv: list[str] | None = None) -> int:
         log.debug("the traceback", exc_info=error)
         say(f"export_csv.py: an error that nobody foresaw, {cause(error)}", sys.stderr)
         return 1
+    finally:
+        file.close()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,11 @@ FORMAT = "users_%Y-%m-%dT%H-%M-%S"
 PASSED_ON = ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LANG", "COVERAGE_PROCESS_START", "PYTHONPATH")
 
 
+def passed_on() -> dict[str, str]:
+    """What of this environment a child process needs."""
+    return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+
+
 class Result(NamedTuple):
     """How a run ended: its exit status, what it printed, and the folder in which it ran."""
 
@@ -126,11 +131,10 @@ class Project:
 
     def start(self, *arguments: object, env: Mapping[str, str] | None = None) -> Child:
         """The program, started in the folder with only the environment that it needs."""
-        kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         process = subprocess.Popen(
             [sys.executable, SCRIPT, "--config", self.config, *map(str, arguments)],
             cwd=self.folder,
-            env=kept | {"HOME": str(self.folder)} | dict(env or {}),
+            env=passed_on() | {"HOME": str(self.folder)} | dict(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

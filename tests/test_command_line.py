@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import NAME, SCRIPT, Project, Result, eventually
+from conftest import NAME, SCRIPT, Project, Result, eventually, passed_on
 from sandbox import Fault, Request, Sandbox
 
 OPTIONS = ("filename", "--config", "--local", "--dry-run", "--check", "--quiet", "--version")
@@ -416,6 +417,54 @@ def test_a_disk_that_fails_is_told_in_one_line(project: Project) -> None:
     assert "Input/output error" in line
 
 
+def sabotage(project: Project, code: str) -> dict[str, str]:
+    """The environment of a Python whose libraries fail as none of their pages says."""
+    place = project.folder / "sabotage"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(place)}
+
+
+@pytest.mark.parametrize(
+    ("code", "lost"),
+    [
+        ("import gzip; gzip.open = lambda *_: 1 / 0", []),
+        (
+            "import concurrent.futures as f; f.ThreadPoolExecutor = lambda *_: 1 / 0",
+            ["u1", "u2", "u3"],
+        ),
+    ],
+    ids=["before the first row", "at the first row"],
+)
+def test_an_error_that_nobody_foresaw_is_a_line_and_a_traceback_in_the_debug_log(
+    project: Project, code: str, lost: list[str]
+) -> None:
+    project.notices()
+    text = "user_id\n" + "".join(f"{user}\n" for user in ("u1", "u2", "u3"))
+    project.write(gzip.compress(text.encode()), NAME + ".gz")
+    result = project.run(env=sabotage(project, code))
+    assert (result.status, len(project.sandbox.users)) == (1, 0)
+    (line,) = result.err.splitlines()
+    assert "nobody foresaw" in line
+    assert "ZeroDivisionError" in line
+    assert "Traceback" in result.debug_log
+    assert "ZeroDivisionError" in result.error_log
+    rows = result.not_imported_rows()[1:] if result.not_imported else []
+    assert [user for (user,) in rows] == lost
+    assert [notice["color"] for notice in project.sandbox.hipchat] == ["yellow", "red"]
+
+
+def test_an_error_that_nobody_foresaw_before_there_are_settings_is_a_line_too(
+    project: Project,
+) -> None:
+    code = "import dotenv; dotenv.load_dotenv = lambda *_, **__: 1 / 0"
+    result = project.run(env=sabotage(project, code))
+    assert result.status == 1
+    (line,) = result.err.splitlines()
+    assert "nobody foresaw" in line
+    assert "ZeroDivisionError" in line
+
+
 #### The progress line
 
 
@@ -482,7 +531,7 @@ class TestOnATerminal:
         child = subprocess.Popen(
             [sys.executable, SCRIPT, "--config", project.config, *map(str, arguments)],
             cwd=project.folder,
-            env={"PATH": os.environ["PATH"], "HOME": str(project.folder), "TERM": "xterm"},
+            env=passed_on() | {"HOME": str(project.folder), "TERM": "xterm"},
             stdin=subprocess.DEVNULL,
             stdout=theirs if all_of_it else subprocess.PIPE,
             stderr=theirs,
@@ -505,7 +554,7 @@ class TestOnATerminal:
         assert run.status == 0
         assert run.screen.shown == []
         assert run.screen.drawn
-        for line in run.screen.drawn:
+        for line in filter(str.strip, run.screen.drawn):
             assert re.search(r"\d+%.*\b\d+ users\b.*\d users/s.*left", line), line
         assert is_summary(run.out.rstrip("\n"), 3, 0, 0)
 
@@ -537,8 +586,9 @@ class TestOnATerminal:
         project.sandbox.faults = [Fault(delay=0.3), Fault(status=422, message="No such thing")]
         run = self.watch(project, columns=300)
         assert run.status == 1
-        (line,) = [line for line in run.screen.shown if "No such thing" in line]
-        assert "%" not in line, line
+        lines = [line for line in run.screen.shown if "No such thing" in line]
+        assert lines
+        assert "%" not in "".join(lines)
 
 
 def test_no_progress_and_no_escapes_in_a_pipe(project: Project) -> None:

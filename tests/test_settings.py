@@ -121,7 +121,7 @@ WRONG: dict[str, tuple[Sections, dict[str, str]]] = {
     ),
     "no credentials": (
         {"intercom": {"access_token": ""}},
-        {"[intercom] access_token": "is blank.*write an access token, or api_id and api_key"},
+        {"[intercom] access_token": "is blank.*INTERCOM_ACCESS_TOKEN"},
     ),
     "an api_id alone": (
         {"intercom": {"access_token": "", "api_id": "app"}},
