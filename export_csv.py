@@ -884,8 +884,8 @@ class Intercom:
                     break
         except Exception as error:  # whatever it is, there is no answer, and the run has to know
             why = f"no answer ({cause(error)})"
-            heals = isinstance(error, requests.RequestException) and "CERTIFICATE" not in why
-            status = 0 if heals else -1
+            hopeless = isinstance(error, requests.exceptions.InvalidURL)  # a proxy's, that is
+            status = -1 if hopeless or "certificate" in why.lower() else 0
             return Answer(status, {}, b"", why, time.monotonic() - began)
         seconds = time.monotonic() - began
         return Answer(response.status_code, response.headers, content, "", seconds)

@@ -668,6 +668,27 @@ def tls(sandbox: Sandbox, tmp_path: Path) -> Iterator[Tls]:
     server.close()
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"REQUESTS_CA_BUNDLE": "/nowhere/certificates.pem"},
+        {"REQUESTS_CA_BUNDLE": __file__},
+        {"HTTPS_PROXY": "unheard-of://127.0.0.1:9"},
+    ],
+    ids=["missing certificates", "no certificates", "no proxy"],
+)
+def test_what_can_never_connect_stops_the_run_at_once(
+    project: Project, tls: Tls, environment: dict[str, str]
+) -> None:
+    project.configure(intercom={"user_url": tls.url})
+    project.users(3)
+    result = project.run(env=environment)
+    assert (result.status, result.counts()) == (1, (0, 0, 3)), result
+    assert next(iter(environment)) in result.err
+    assert "retry" not in result.debug_log
+    assert unkept(result) == ["u1", "u2", "u3"]
+
+
 def test_an_unknown_certificate_stops_the_run(project: Project, sandbox: Sandbox, tls: Tls) -> None:
     project.configure(intercom={"user_url": tls.url})
     project.users(3)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -118,6 +119,26 @@ def test_a_dry_run_into_a_pipe_that_closes_ends_quietly(project: Project) -> Non
     assert child.process.wait(60) == 0
     assert "Traceback" not in err
     assert "BrokenPipe" not in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="takes Linux")
+@pytest.mark.parametrize("count", [2, 20_000])
+def test_a_dry_run_that_has_no_room_for_its_output_says_so(project: Project, count: int) -> None:
+    project.users(count)
+    with Path("/dev/full").open("wb") as full:
+        run = subprocess.run(
+            [sys.executable, SCRIPT, "--config", project.config, "--dry-run"],
+            cwd=project.folder,
+            env=passed_on() | {"HOME": str(project.folder)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert run.returncode == 1
+    stopped, summary, *_ = [line for line in run.stderr.splitlines() if " ERROR " not in line]
+    assert "standard output" in stopped
+    assert "No space left" in stopped
+    assert sum(map(int, re.findall(r"(\d+) (?:added|unchanged|not)", summary))) == count
 
 
 def test_a_run_whose_screen_is_gone_goes_on(project: Project) -> None:
@@ -519,7 +540,12 @@ class TestOnATerminal:
         project.sandbox.faults = [Fault(delay=0.3), Fault(delay=0.3)]
 
     def watch(
-        self, project: Project, *arguments: object, columns: int = 80, all_of_it: bool = False
+        self,
+        project: Project,
+        *arguments: object,
+        columns: int = 80,
+        all_of_it: bool = False,
+        term: str = "xterm",
     ) -> Watched:
         import fcntl
         import pty
@@ -528,10 +554,10 @@ class TestOnATerminal:
 
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        child = subprocess.Popen(
+        self.process = child = subprocess.Popen(
             [sys.executable, SCRIPT, "--config", project.config, *map(str, arguments)],
             cwd=project.folder,
-            env=passed_on() | {"HOME": str(project.folder), "TERM": "xterm"},
+            env=passed_on() | {"HOME": str(project.folder), "TERM": term},
             stdin=subprocess.DEVNULL,
             stdout=theirs if all_of_it else subprocess.PIPE,
             stderr=theirs,
@@ -557,6 +583,49 @@ class TestOnATerminal:
         for line in filter(str.strip, run.screen.drawn):
             assert re.search(r"\d+%.*\b\d+ users\b.*\d users/s.*left", line), line
         assert is_summary(run.out.rstrip("\n"), 3, 0, 0)
+
+    @pytest.mark.parametrize("name", [NAME, NAME + ".gz"])
+    def test_the_share_and_the_time_left_are_of_the_rows(self, project: Project, name: str) -> None:
+        """However much of the file has been read ahead."""
+        content = project.users(9).read_bytes()
+        project.write(gzip.compress(content) if name.endswith(".gz") else content, name)
+        project.sandbox.faults = [Fault(delay=0.3)] * 9
+        lines = [line for line in self.watch(project, name).screen.drawn if line.strip()]
+        found = [re.match(r" *(\d+)% +(\d+) users .* (\S+) left", line) for line in lines]
+        seen = [(int(m[1]), int(m[2]), m[3]) for m in found if m]
+        assert len(seen) == len(lines) > 4, lines
+        for share, users, left in seen:
+            assert abs(share - 100 * (users + 1.5) / 11) <= 15
+            assert (left == "?") == (users == 0)
+            assert users > 6 or not left.startswith("0:00:00")
+
+    def test_it_says_what_a_retry_waits_for(self, project: Project) -> None:
+        project.configure(intercom={"timeout": 0.6})
+        project.sandbox.faults = [Fault(status=503), Fault(delay=0.3), Fault(delay=0.3)]
+        run = self.watch(project, columns=200)
+        assert run.status == 0
+        assert [line for line in run.screen.drawn if re.search("retry 1 in 0.6 s: 503", line)]
+        assert "503" not in [line for line in run.screen.drawn if line.strip()][-1]
+
+    def test_a_dumb_terminal_gets_no_line_that_is_drawn_again(self, project: Project) -> None:
+        run = self.watch(project, term="dumb")
+        assert (run.status, run.raw) == (0, "")
+
+    def test_the_first_ctrl_c_says_what_is_waited_for(
+        self, project: Project, held: threading.Event
+    ) -> None:
+        def press() -> None:
+            eventually(lambda: project.sandbox.requests)
+            self.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            held.set()
+
+        presser = threading.Thread(target=press)
+        presser.start()
+        run = self.watch(project, columns=200)
+        presser.join()
+        assert run.status == 130
+        assert "after the request under way" in run.screen.shown[0]
 
     def test_the_summary_stands_alone_below_it(self, project: Project) -> None:
         run = self.watch(project, all_of_it=True, columns=200)

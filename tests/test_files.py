@@ -108,6 +108,15 @@ def test_the_config_can_name_the_file(project: Project) -> None:
     assert imported(project) == ["vip"]
 
 
+@pytest.mark.parametrize("ending", [".CSV", ".CSV.GZ"])
+def test_capitals_in_the_ending_are_no_other_ending(project: Project, ending: str) -> None:
+    content = one_user("right")
+    content = gzip.compress(content) if ending.endswith(".GZ") else content
+    project.write(content, NEWER.removesuffix(".csv") + ending)
+    assert project.run().status == 0
+    assert imported(project) == ["right"]
+
+
 def test_what_is_missing_on_disk_is_named(project: Project) -> None:
     assert "vip.csv" in refusal(project, project.run("vip.csv"))
     project.configure(file={"select_latest": "false", "name": "named.csv"})

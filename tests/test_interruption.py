@@ -18,7 +18,7 @@ from conftest import Child, Project, Result, eventually
 from sandbox import Fault, Request, Sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and mounts")
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 both_signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 
 

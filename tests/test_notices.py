@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 from collections import Counter
@@ -78,7 +79,33 @@ def test_the_reason_of_a_row_is_in_the_red_notice(project: Project) -> None:
     project.sandbox.faults = [Fault(status=422, message="Email is invalid")]
     project.users(2)
     project.run()
+    assert "1 x 422" in last_notice(project)
     assert "Email is invalid" in last_notice(project)
+
+
+def test_reasons_of_one_kind_are_counted_together(project: Project) -> None:
+    """Though numbers in them differ, and request_ids always do."""
+    project.sandbox.faults = [
+        Fault(status=422, message=f"Field {number} is wrong") for number in (1, 2, 3)
+    ]
+    project.write("user_id,name\nu1,A\nu2,B\nu3,C\nu4,D,E\nu5,E\n")
+    result = project.run()
+    assert result.counts() == (1, 0, 4)
+    for told in result.err, last_notice(project):
+        assert re.search(r"3 x 422 .*Field 1 is wrong", told), told
+        assert re.search(r"1 x it has 3 cells, and there are 2 headings", told), told
+        assert "Field 2" not in told
+
+
+def test_a_thousand_kinds_of_reasons_leave_room_for_the_counts(project: Project) -> None:
+    words = ["".join(pair) for pair in itertools.product("abcdef", "abcdef")]
+    project.sandbox.faults = [Fault(status=409, message=f"{word} " * 30) for word in words]
+    project.users(len(words))
+    result = project.run()
+    assert result.counts() == (0, 0, len(words))
+    assert f"{len(words)} not imported" in last_notice(project)
+    assert str(result.not_imported[0]) in last_notice(project)
+    assert re.search(r"26 x ", last_notice(project)) is None  # far behind what fits
 
 
 def no_file(project: Project) -> None:
@@ -264,6 +291,33 @@ def test_a_run_that_fails_as_the_ones_before_says_how_many(project: Project) -> 
     night(project, 5)
     project.configure(intercom={"access_token": "another-token"})
     assert "2025-01-" not in night(project, 6)  # the one before it went well
+
+
+def test_a_notice_that_fails_does_not_make_it_another_failure(project: Project) -> None:
+    """The last lines of the error log then are about that."""
+    project.configure(
+        hipchat={"api_url": "http://127.0.0.1:9/v1/"}, intercom={"access_token": "another-token"}
+    )
+    project.users(2)
+    night(project, 1)
+    assert "the 1 run before it, since 2025-01-01" in night(project, 2)
+
+
+def test_another_kind_of_reason_is_another_failure(project: Project) -> None:
+    project.configure(hipchat={"use_hipchat": "false"})
+    project.write("user_id\nu1\nu2,x\n")
+    night(project, 1)
+    project.sandbox.faults = [Fault(status=422, message="Email is invalid")]
+    assert "2025-01-" not in night(project, 2)
+
+
+def test_wrong_settings_are_told_like_any_failure(project: Project) -> None:
+    project.configure(hipchat={"use_hipchat": "false"}, intercom={"retries": "many"})
+    first, second = night(project, 1), night(project, 2)
+    assert str(project.config) in first
+    assert "_error.log" in first
+    assert "2025-01-" not in first
+    assert "the 1 run before it, since 2025-01-01" in second
 
 
 def test_the_number_of_rows_does_not_make_it_another_failure(project: Project) -> None:
