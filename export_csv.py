@@ -257,6 +257,13 @@ TYPE_FORMS = {
     float: (r"[0-9]{1,9}(\.[0-9]*)?", "a number such as 30"),
     str: ("[^\n]*", "it on one line"),
 }
+PATHS = (
+    "aws_tmp_folder",
+    "local_folder",
+    "csv_not_imported_folder",
+    "intercom_state_file",
+    "log_folder",
+)
 NEEDED = (
     ("aws", "bucket"),
     ("hipchat", "api_key"),
@@ -357,6 +364,8 @@ def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings
             continue
         keys.setdefault(section, []).append(key)
         text = values.get(section, {}).get(key, "")
+        if name in PATHS:
+            text = os.path.expanduser(text)  # noqa: PTH111 - which lets an unknown ~user be
         if name in SECRETS:
             text = os.environ.get(SECRETS[name]) or text
             hide(text)
@@ -486,7 +495,7 @@ def open_file(settings: Settings) -> CsvFile:
     """The file that is named, or the newest; StopRun where there is none, or it can't be read."""
     if settings.aws_use_aws:
         return open_s3(settings)
-    folder = Path(settings.local_folder).expanduser().absolute()
+    folder = Path(settings.local_folder).absolute()
     try:
         name = settings.file_name
         if settings.file_select_latest:
@@ -515,7 +524,7 @@ def open_s3(settings: Settings) -> CsvFile:
     bucket, name = settings.aws_bucket, settings.file_name
     folder = f"{settings.aws_folder.strip('/')}/".lstrip("/")
     place = f"s3://{bucket}/{folder}"
-    tmp_folder = Path(settings.aws_tmp_folder or tempfile.gettempdir()).expanduser()
+    tmp_folder = settings.aws_tmp_folder or tempfile.gettempdir()
     environment = settings.aws_access_key == os.environ.get("AWS_ACCESS_KEY_ID")
     try:
         client = boto3.client(
@@ -712,7 +721,7 @@ def to_user(cells: list[str], sheet: Sheet) -> tuple[User, list[str]]:
 #### Talking to Intercom
 
 TIMEOUTS = (10, 60)  # seconds to connect, and to answer
-MAX_ANSWER = 2**20  # bytes that are read of an answer
+MAX_CHUNKS = 16  # of 64 KB each, that are read of an answer
 MAX_PAUSE = 300  # seconds that a rate limit may hold a run up
 EXISTS = re.compile(
     "(A|An archived) contact matching those details already exists with id=([^ ;]+)"
@@ -874,14 +883,10 @@ class Intercom:
         request = self.request.copy()
         request.method, request.url, request.body = method, url, body
         request.headers["Content-Length"] = str(len(body))
-        began, content = time.monotonic(), b""
+        began = time.monotonic()
         try:
             response = self.adapter.send(request, timeout=TIMEOUTS, **self.environment)
-            for chunk in response.iter_content(2**16):
-                content += chunk
-                if len(content) > MAX_ANSWER:
-                    response.close()
-                    break
+            content = b"".join(itertools.islice(response.iter_content(2**16), MAX_CHUNKS))
         except Exception as error:  # whatever it is, there is no answer, and the run has to know
             why = f"no answer ({cause(error)})"
             hopeless = isinstance(error, requests.exceptions.InvalidURL)  # a proxy's, that is
@@ -945,6 +950,18 @@ def check_attributes(intercom: Intercom, settings: Settings) -> None:
 
 #### What was sent before
 
+STATE_FORMAT = 0x49435331  # SQLite's application_id; another one where the tables change
+STATE_SCHEMA = f"""
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+BEGIN;
+CREATE TABLE IF NOT EXISTS users (key BLOB PRIMARY KEY, digest BLOB, id TEXT, email BLOB);
+CREATE INDEX IF NOT EXISTS users_by_id ON users (id);
+CREATE INDEX IF NOT EXISTS users_by_email ON users (email);
+PRAGMA application_id = {STATE_FORMAT};
+COMMIT
+"""
+
 
 class SentUsers:
     """Of each user, a digest of what Intercom last accepted, and Intercom's own id of it.
@@ -953,11 +970,9 @@ class SentUsers:
     its user is sent anew, and when another row turns out to be the same user of Intercom's.
     """
 
-    FORMAT = 0x49435331  # SQLite's application_id; another one for other tables
-
     def __init__(self, settings: Settings, write: bool, stop: Callable[[str], None]) -> None:
         self.stop = stop
-        self.path = Path(settings.intercom_state_file).expanduser().absolute()
+        self.path = Path(settings.intercom_state_file).absolute()
         self.scope = f"{settings.intercom_user_url}\0{settings.authorization}\0".encode()
         try:
             if write:
@@ -966,12 +981,13 @@ class SentUsers:
             self.database = sqlite3.connect(self.path, timeout=5, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise StopRun(f"the state file {self.path} can't be opened: {error}") from None
-        ours = self.execute("PRAGMA application_id") == (self.FORMAT,)
-        if not (ours or (write and self.execute("SELECT count(*) FROM sqlite_master") == (0,))):
+        known = self.execute("PRAGMA application_id") == (STATE_FORMAT,)
+        new = write and self.execute("SELECT count(*) FROM sqlite_master") == (0,)
+        if not (known or new):
             stop(f"{self.path} is no state file of this version; see [intercom] state_file")
-            return
-        for statement in STATE_STATEMENTS if write else ():
-            self.execute(statement)
+        elif write:
+            for statement in STATE_SCHEMA.split(";"):
+                self.execute(statement)
 
     def execute(self, statement: str, *values: object) -> Any:
         """The first row of the result; where the state can't be relied on, the run stops."""
@@ -1007,18 +1023,6 @@ class SentUsers:
         statement = "INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)"
         values = self.digest(job.keys[0]), data, intercom_id or None, self.digest(email)
         self.execute(statement, *values)
-
-
-STATE_STATEMENTS = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = NORMAL",
-    "BEGIN",
-    "CREATE TABLE IF NOT EXISTS users (key BLOB PRIMARY KEY, digest BLOB, id TEXT, email BLOB)",
-    "CREATE INDEX IF NOT EXISTS users_by_id ON users (id)",
-    "CREATE INDEX IF NOT EXISTS users_by_email ON users (email)",
-    f"PRAGMA application_id = {SentUsers.FORMAT}",
-    "COMMIT",
-)
 
 
 #### Telling people
@@ -1068,7 +1072,7 @@ def drop(stream: TextIO) -> None:
 
 def create(folder: str, name: str, ending: str) -> tuple[Path, int]:
     """A new file for its owner's eyes alone, in a folder made where it is missing: path and fd."""
-    place = Path(folder).expanduser().absolute()
+    place = Path(folder).absolute()
     place.mkdir(parents=True, exist_ok=True)
     for extra in ("", *(f"-{number}" for number in range(2, 10000))):
         path = place / f"{name}{extra}{ending}"
@@ -1146,13 +1150,10 @@ def notify(settings: Settings, text: str, color: str) -> None:
         for attempt in (1, 2, 3):
             time.sleep(0.5 if attempt > 1 else 0)
             try:
-                with requests.post(
-                    url, **content, timeout=2.5, allow_redirects=False, stream=True
-                ) as answer:
-                    if 200 <= answer.status_code < 300:
-                        break
-                    said = next(answer.iter_content(4096), b"").decode(errors="replace")
-                    why = f"{answer.status_code} {show(said)[:200]}"
+                answer = requests.post(url, **content, timeout=2.5, allow_redirects=False)
+                if 200 <= answer.status_code < 300:
+                    break
+                why = f"{answer.status_code} {show(answer.text)[:200]}"
             except (requests.RequestException, OSError, ValueError) as error:
                 why = cause(error)
             log.warning("the notice to %s failed, try %d of 3: %s", name, attempt, why)
@@ -1227,12 +1228,9 @@ class NotImported:
         self.folder, self.name, self.sheet = folder, name, sheet
         self.path: Path | None = None
         self.size = 0  # bytes up to the last row that is whole
-        self.failed = False
 
     def add(self, row: Row) -> None:
         """Append the row as it stands in the input; OSError where it can't be kept."""
-        if self.failed:
-            raise OSError(0, "an earlier row could not be written")
         if self.path is None:
             self.path, self.descriptor = create(self.folder, self.name, ".csv")
             text, headings = self.sheet.text, self.sheet.heading_lines
@@ -1250,9 +1248,8 @@ class NotImported:
             self.file.flush()
             self.size = os.fstat(self.descriptor).st_size
         except OSError:
-            self.failed = True
             os.ftruncate(self.descriptor, self.size)  # half a row could pass for a whole one
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.descriptor)
+            drop(self.file)
             raise
 
 
@@ -1317,10 +1314,12 @@ class Run:
             kind = kind if kind in self.kinds or len(self.kinds) < 10 else "others"
             self.kinds.setdefault(kind, [0, reason])[0] += 1
         try:
-            if self.rejects:
+            if self.lost:  # behind a gap in the file, none is of use
+                self.lost = min(self.lost, row.line)
+            elif self.rejects:
                 self.rejects.add(row)
         except (OSError, ValueError) as error:
-            self.lost = min(self.lost or row.line, row.line)
+            self.lost = row.line
             place = Path(self.settings.csv_not_imported_folder).absolute()
             self.stop(f"[csv] not_imported_folder {place} can't be written: {cause(error)}")
 
@@ -1532,7 +1531,7 @@ def import_file(file: CsvFile, run: Run) -> None:
     if not run.dry:
         check_attributes(intercom, settings)
     state = Path(settings.intercom_state_file)
-    if settings.intercom_skip_unchanged and (not run.dry or state.expanduser().exists()):
+    if settings.intercom_skip_unchanged and (not run.dry or state.exists()):
         run.sent = SentUsers(settings, not run.dry, run.stop)
     short = re.sub(r'[<>:"/\\|?*]', "-", stem(file.name) or file.name)  # as Windows wants it
     short = short.encode(errors="replace")[:200].decode(errors="ignore")
@@ -1691,19 +1690,17 @@ def check(settings: Settings, config: str, quiet: bool) -> int:
         check_attributes(intercom, settings)
         return f"accepts the credentials of {answer.json().get('name')}"
 
-    status = 0
-    told = [f"{config}: is right"]
+    status, screen = 0, None if quiet else sys.stdout
+    say(f"{config}: is right", screen)
     place = "S3" if settings.aws_use_aws else "file"
     for name, ready in ((place, file_ready), ("Intercom", intercom_ready)):
         try:
-            told.append(f"{name}: {ready()}")
+            say(f"{name}: {ready()}", screen)
         except StopRun as error:
             status = 1
             say(f"{name}: {error}", sys.stderr)
-    told.append(f"Hipchat: {'set up, not asked' if settings.hipchat_use_hipchat else 'not used'}")
-    told.append(f"Slack: {'set up, not asked' if settings.slack_use_slack else 'not used'}")
-    for text in told if not quiet else ():
-        say(text, sys.stdout)
+    say(f"Hipchat: {'set up, not asked' if settings.hipchat_use_hipchat else 'not used'}", screen)
+    say(f"Slack: {'set up, not asked' if settings.slack_use_slack else 'not used'}", screen)
     return status
 
 

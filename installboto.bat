@@ -2,8 +2,15 @@
 rem Makes .venv beside this file and installs requirements.txt into it. Run again, it keeps a good
 rem .venv and adds what is missing. Set PYTHON to the path of a python.exe to name the Python.
 setlocal EnableExtensions DisableDelayedExpansion
-set "VENV=%~dp0.venv"
-set "VENV_PYTHON=%~dp0.venv\Scripts\python.exe"
+rem A PYTHON that is relative counts from the folder where this was started.
+if not defined PYTHON goto own_folder
+for %%P in ("%PYTHON:"=%") do if exist "%%~fP" set "PYTHON=%%~fP"
+
+:own_folder
+rem From here on, names are relative: "call" would read a %% or ^ in this folder's path once more.
+pushd "%~dp0"
+set "VENV=.venv"
+set "VENV_PYTHON=.venv\Scripts\python.exe"
 
 rem A half-made .venv has no pip that runs.
 if not exist "%VENV_PYTHON%" goto find_python
@@ -32,6 +39,14 @@ set "PY=%PYTHON:"=%"
 set "PY_OPTION="
 call :probe
 if %ERRORLEVEL% equ 0 goto make_venv
+if defined WITHOUT_VENV goto no_venv_module
+if defined OLD goto named_old
+echo installboto: PYTHON is "%PY%", which does not run; set it to the path of a python.exe of 3.10 or later, or unset it>&2
+exit /b 1
+
+:named_old
+echo installboto: PYTHON is "%PY%", which is older than the 3.10 that is needed; set it to a newer one, or unset it>&2
+exit /b 1
 
 :no_python
 if defined WITHOUT_VENV goto no_venv_module
@@ -59,7 +74,7 @@ exit /b 1
 
 :install
 rem -I: a PYTHONPATH that holds boto3 would make pip believe that it is installed already.
-"%VENV_PYTHON%" -I -m pip install --quiet --disable-pip-version-check -r "%~dp0requirements.txt" >"%VENV%\install.log" 2>&1
+"%VENV_PYTHON%" -I -m pip install --quiet --disable-pip-version-check -r requirements.txt >"%VENV%\install.log" 2>&1
 if %ERRORLEVEL% neq 0 goto pip_failed
 echo Installed into .venv. Next: ".venv\Scripts\python.exe tests\sandbox.py" shows a whole run; for your own, fill in config.ini.
 exit /b 0

@@ -714,7 +714,7 @@ def demo_environment() -> dict[str, str]:
     """Our own without what wins over config.ini, or leads around the stand-in."""
     foreign = re.compile(r"(INTERCOM|HIPCHAT|SLACK)_.*|(https?|all)_proxy", re.IGNORECASE)
     kept = {name: value for name, value in os.environ.items() if not foreign.fullmatch(name)}
-    return {**kept, "PYTHONUTF8": "1"}
+    return {**kept, "NO_PROXY": "127.0.0.1", "PYTHONUTF8": "1"}
 
 
 def demonstrate() -> int:
