@@ -1177,19 +1177,18 @@ class Progress:
         rate = users / seconds
         parts = [f"{share:4.0%}", f"{users} users", f"{rate:.1f} users/s", f"{left} left"]
         parts += [show(trouble)] if trouble else []
-        with contextlib.suppress(OSError):
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns
-            while parts and len("  ".join(parts)) >= columns:
-                parts.pop()
-            self.write("  ".join(parts))
+        self.write(parts)
 
-    def write(self, text: str) -> None:
-        """Replace the line, with blanks, as old consoles know no escapes."""
+    def write(self, parts: list[str]) -> None:
+        """Replace the line by what fits; with blanks, as old consoles know no escapes."""
         if self.lines:
             with contextlib.suppress(OSError):
-                sys.stderr.write(f"\r{text.ljust(self.width)}\r{text}")
+                room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+                while len(line := "  ".join(parts)) > room:
+                    parts = parts[:-1]
+                sys.stderr.write(f"\r{' ' * min(self.width, room)}\r{line}")
                 sys.stderr.flush()
-            self.width = len(text)
+                self.width = len(line)
 
 
 #### The run
@@ -1337,7 +1336,7 @@ def make_jobs(sheet: Sheet, run: Run) -> Iterator[Job]:
     for row in sheet.rows:
         problem = row.problem
         if not problem and len(row.cells) != sheet.width:
-            problem = f"it has {len(row.cells)} cells, and there are {sheet.width} headings"
+            problem = f"{len(row.cells)} cells, where there are {sheet.width} headings"
         user, wrong = ({}, []) if problem else to_user(row.cells, sheet)
         if problem or user.keys().isdisjoint(IDENTITY):
             run.reject(row, problem or "no user_id, email or id")
@@ -1547,7 +1546,7 @@ def import_file(file: CsvFile, run: Run) -> None:
             send_users(jobs, sheet, intercom, run, progress)
     except Exception as error:
         run.stop(error)
-    progress.write("")
+    progress.write([])
     for job in sorted(run.open, key=lambda job: job.row.line):
         run.reject(job.row, "the run stopped", job)
     for number, row in enumerate(sheet.rows):
@@ -1575,10 +1574,10 @@ def conclude(run: Run) -> int:
         told.append(f"{run.wrong_values} values were left out, not being of their type")
     if run.rejects and run.rejects.path:
         told.append(f"the rows that were not imported: {run.rejects.path}")
-    if run.error_log and (why or run.wrong_values):
-        told.append(f"the reasons: {run.error_log}")
     for text in told:
         log.log(logging.ERROR if why else logging.INFO, "%s", text)
+    if run.error_log and (why or run.wrong_values):
+        told.append(f"the reasons: {run.error_log}")
     if why:
         what = "the run stopped: " if run.reason else ""
         say(f"export_csv.py: {what}{why[:MAX_REASON]}", sys.stderr)

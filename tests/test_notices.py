@@ -93,7 +93,7 @@ def test_reasons_of_one_kind_are_counted_together(project: Project) -> None:
     assert result.counts() == (1, 0, 4)
     for told in result.err, last_notice(project):
         assert re.search(r"3 x 422 .*Field 1 is wrong", told), told
-        assert re.search(r"1 x it has 3 cells, and there are 2 headings", told), told
+        assert re.search(r"1 x 3 cells, where there are 2 headings", told), told
         assert "Field 2" not in told
 
 
