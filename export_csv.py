@@ -16,7 +16,6 @@ import contextlib
 import csv
 import difflib
 import email.utils
-import enum
 import errno
 import gzip
 import hashlib
@@ -40,7 +39,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TextIO
+from typing import IO, Any, Literal, NamedTuple, TextIO
 from urllib.parse import quote, quote_plus, urlsplit
 
 INSTALL = "run `sh installboto.sh` (Windows: installboto.bat), then start it with .venv's python"
@@ -264,12 +263,7 @@ PATHS = (
     "intercom_state_file",
     "log_folder",
 )
-NEEDED = (
-    ("aws", "bucket"),
-    ("hipchat", "api_key"),
-    ("hipchat", "room_id"),
-    ("slack", "webhook_url"),
-)
+NEEDED = ("aws_bucket", "hipchat_api_key", "hipchat_room_id", "slack_webhook_url")
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.0) -> str:
@@ -309,11 +303,8 @@ def parse_config(config: Path, problems: dict[str, str]) -> dict[str, dict[str, 
             for number, _ in error.errors:
                 problems[f"line {number - 1}"] = "is not `key = value`; write it so"
     values = {name: {k: unquote(v) for k, v in parser[name].items()} for name in parser.sections()}
-    del values["above"]
-    above = itertools.takewhile(lambda line: not line.startswith("["), text.splitlines())
-    for number, line in enumerate(above, 1):
-        if line.strip() and line.strip()[0] not in "#;":
-            problems[f"line {number}"] = "stands above the first [section]; move it into its own"
+    if values.pop("above"):
+        problems["above the first [section]"] = "there are settings; move each into its own section"
     return values
 
 
@@ -409,7 +400,7 @@ def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings
 
 def checks(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
     """What can be wrong with values that fit their form: whether it is, where, what to write."""
-    for section, key in NEEDED:
+    for section, key in (name.split("_", 1) for name in NEEDED):
         bad = getattr(s, f"{section}_use_{section}") and not getattr(s, f"{section}_{key}")
         yield bad, f"[{section}] {key}", f"is blank; write it, or use_{section} = false"
     bad = s.aws_use_aws and bool(s.aws_access_key) != bool(s.aws_secret_key)
@@ -741,11 +732,7 @@ REDIRECTED = "[intercom] user_url answers with a redirection, which is never fol
 USE_CONTACTS = "; apps on Intercom's API 2.x want user_url = https://api.intercom.io/contacts"
 
 
-class Verdict(enum.Enum):
-    ACCEPTED, RETRY, REFUSED, STOP = range(4)
-
-
-def verdict(status: int, by_id: bool) -> Verdict:
+def verdict(status: int, by_id: bool) -> Literal["accepted", "retry", "refused", "stop"]:
     """What a status means for a user, and whether Intercom's id was sent.
 
     0 is no answer, -1 is none because of certificates or proxy, which no retry heals.
@@ -753,12 +740,12 @@ def verdict(status: int, by_id: bool) -> Verdict:
     https://developers.intercom.com/docs/references/rest-api/errors/http-responses
     """
     if 200 <= status < 300:
-        return Verdict.ACCEPTED
+        return "accepted"
     if 0 <= status < 200 or status in (408, 429) or status >= 500:
-        return Verdict.RETRY
+        return "retry"
     if status < 400 or (status in STOPS and not (status == 404 and by_id)):
-        return Verdict.STOP
-    return Verdict.REFUSED
+        return "stop"
+    return "refused"
 
 
 class Answer(NamedTuple):
@@ -834,10 +821,8 @@ class RateLimit:
         if answer.status > 0:
             self.limit = answer.number("X-RateLimit-Limit") or math.inf
         self.held = max(self.held, now + answer.pause())
-        reset, remaining = (
-            answer.number("X-RateLimit-Reset"),
-            answer.number("X-RateLimit-Remaining"),
-        )
+        reset = answer.number("X-RateLimit-Reset")
+        remaining = answer.number("X-RateLimit-Remaining")
         if reset is None or remaining is None or reset < self.reset:
             return
         wait = answer.until_reset()
@@ -905,7 +890,7 @@ def cause(error: BaseException) -> str:
 
 def stop_reason(answer: Answer, settings: Settings) -> str:
     """Why an answer ends the run, and what to do."""
-    if verdict(answer.status, by_id=False) is not Verdict.STOP:
+    if verdict(answer.status, by_id=False) != "stop":
         places = "[intercom] user_url and api_version, the network and its proxy"
         return f"no useful answer; see {places} ({answer})"
     advice = "" if settings.contacts or answer.status in (-1, 401, 402) else USE_CONTACTS
@@ -917,9 +902,8 @@ def check_attributes(intercom: Intercom, settings: Settings) -> None:
 
     https://developers.intercom.com/docs/references/rest-api/api.intercom.io/data-attributes
     """
-    wanted = {
-        s.name: "date" if s.kind == "timestamp" else s.kind for s in settings.sources if s.attribute
-    }
+    kinds = {source.name: source.kind for source in settings.sources if source.attribute}
+    wanted = {name: "date" if kind == "timestamp" else kind for name, kind in kinds.items()}
     if not wanted or not settings.contacts:
         return
     url = settings.intercom_user_url.removesuffix("contacts") + "data_attributes?model=contact"
@@ -929,7 +913,7 @@ def check_attributes(intercom: Intercom, settings: Settings) -> None:
         answer = intercom.exchange("GET", url)
         pause = max(answer.pause(), settings.intercom_timeout)
         intercom.limit.learn(answer)
-        if verdict(answer.status, by_id=False) is not Verdict.RETRY:
+        if verdict(answer.status, by_id=False) != "retry":
             break
         log.warning("GET data_attributes: %s; to be tried again", answer)
     if answer.status != 200:
@@ -1108,12 +1092,11 @@ SCREEN = logging.StreamHandler()  # for what no log has, until the run is conclu
 def open_logs(settings: Settings, started: datetime, screen: bool) -> Path | None:
     """The path of the error log, None without logs: then, or on demand, the screen gets errors."""
     handlers: list[logging.Handler] = []
+    stamp = f"{started:{TIME_IN_NAME}}"
     path = None
     try:
         for kind in ("debug", "error") if settings.log_use_logs else ():
-            path, descriptor = create(
-                settings.log_folder, f"{started:{TIME_IN_NAME}}", f"_{kind}.log"
-            )
+            path, descriptor = create(settings.log_folder, stamp, f"_{kind}.log")
             handlers.append(LogFile(open(descriptor, "w", encoding="utf-8")))
     except OSError as error:
         raise StopRun(f"[log] folder {settings.log_folder}: {error.strerror}") from None
@@ -1469,7 +1452,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     if job.remembered and answer.status == 404:
         job.contact, job.remembered = "", False
         return True
-    if meaning is Verdict.RETRY and not run.reason:
+    if meaning == "retry" and not run.reason:
         if job.tries < settings.intercom_retries:
             wait = max(settings.intercom_timeout, answer.pause())
             job.tries, job.due = job.tries + 1, time.monotonic() + wait
@@ -1483,13 +1466,13 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     in_row = run.refused is not None and answer.status in (400, 422)
     run.refused = (run.refused or 0) + 1 if in_row else None
     run.trouble = ""
-    if meaning is Verdict.ACCEPTED:
+    if meaning == "accepted":
         run.imported += 1
         if run.sent:
             intercom_id = answer.json().get("id") or job.contact
             run.sent.remember(job, job.digest, str(intercom_id))
         return False
-    if meaning is Verdict.STOP:
+    if meaning == "stop":
         run.stop(stop_reason(answer, settings))
     elif run.given_up == 2:
         run.stop(
@@ -1684,7 +1667,7 @@ def check(settings: Settings, config: str, quiet: bool) -> int:
     def intercom_ready() -> str:
         intercom, url = Intercom(settings), urlsplit(settings.intercom_user_url)
         answer = intercom.exchange("GET", f"{url.scheme}://{url.netloc}/me")
-        if verdict(answer.status, by_id=False) is not Verdict.ACCEPTED:
+        if verdict(answer.status, by_id=False) != "accepted":
             raise StopRun(stop_reason(answer, settings))
         check_attributes(intercom, settings)
         return f"accepts the credentials of {answer.json().get('name')}"

@@ -298,7 +298,8 @@ def test_lines_that_cannot_be_parsed_are_named_by_number_and_never_shown(project
 def test_a_setting_above_the_first_section_is_the_only_problem(project: Project) -> None:
     raw_config(project, "sk-three = 5\n")
     lines = refused(project)
-    assert unmatched(lines, {"line 1": r"\[section\]"}) == ([], []), lines
+    assert unmatched(lines, {"above the first [section]": "move each"}) == ([], []), lines
+    assert "sk-three" not in "".join(lines)
     assert "sk-three" not in "".join(lines)
 
 
