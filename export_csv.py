@@ -279,8 +279,8 @@ def unquote(text: str) -> str:
 
 def parse_config(config: Path, problems: dict[str, str]) -> dict[str, dict[str, str]]:
     """Each section's values as text; what can't be parsed is named by its line, never shown."""
-    text = config.read_bytes().decode("utf-8-sig", "surrogateescape")
-    if SURROGATE.search(text):
+    text = config.read_bytes().decode("utf-8-sig", "replace")
+    if "\N{REPLACEMENT CHARACTER}" in text:
         problems["encoding"] = "the file is not UTF-8; save it as UTF-8"
         text = "" if "\0" in text else text  # UTF-16: each line would be a problem
     for strict in (True, False):  # strict finds what stands there twice, but only the first
@@ -392,13 +392,13 @@ def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings
         user, password = requests.utils.get_auth_from_url(proxy)
         for secret in (password, f"{user}:{password}") if password else ():
             hide(secret)
-    for wrong, where, text in checks(settings, arguments.dry_run):
+    for wrong, where, text in wrong_values(settings, arguments.dry_run):
         if wrong:
             problems.setdefault(where, text)
     return settings, problems
 
 
-def checks(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
+def wrong_values(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
     """What can be wrong with values that fit their form: whether it is, where, what to write."""
     for section, key in (name.split("_", 1) for name in NEEDED):
         bad = getattr(s, f"{section}_use_{section}") and not getattr(s, f"{section}_{key}")
@@ -516,13 +516,13 @@ def open_s3(settings: Settings) -> CsvFile:
     folder = f"{settings.aws_folder.strip('/')}/".lstrip("/")
     place = f"s3://{bucket}/{folder}"
     tmp_folder = settings.aws_tmp_folder or tempfile.gettempdir()
-    environment = settings.aws_access_key == os.environ.get("AWS_ACCESS_KEY_ID")
+    keys_of_environment = settings.aws_access_key == os.environ.get("AWS_ACCESS_KEY_ID")
     try:
         client = boto3.client(
             "s3",
             aws_access_key_id=settings.aws_access_key or None,
             aws_secret_access_key=settings.aws_secret_key or None,
-            aws_session_token=os.environ.get("AWS_SESSION_TOKEN") if environment else None,
+            aws_session_token=os.environ.get("AWS_SESSION_TOKEN") if keys_of_environment else None,
             region_name=settings.aws_region or None,
             endpoint_url=settings.aws_endpoint_url or None,
             config=Config(connect_timeout=10, retries={"mode": "standard", "max_attempts": 5}),
@@ -714,9 +714,7 @@ def to_user(cells: list[str], sheet: Sheet) -> tuple[User, list[str]]:
 TIMEOUTS = (10, 60)  # seconds to connect, and to answer
 MAX_CHUNKS = 16  # of 64 KB each, that are read of an answer
 MAX_PAUSE = 300  # seconds that a rate limit may hold a run up
-EXISTS = re.compile(
-    "(A|An archived) contact matching those details already exists with id=([^ ;]+)"
-)
+EXISTS = re.compile("(archived )?contact matching those details already exists with id=([^ ;]+)")
 STOPS = {
     -1: "no connection with these certificates and this proxy; see REQUESTS_CA_BUNDLE "
     "and HTTPS_PROXY",
@@ -785,7 +783,7 @@ class Answer(NamedTuple):
         text = self.headers.get(header, "")
         return int(text) if re.fullmatch("[0-9]{1,11}", text) else None
 
-    def time(self, header: str, otherwise: float) -> float:
+    def moment(self, header: str, otherwise: float) -> float:
         """UNIX seconds of a header that is an HTTP date."""
         try:
             return email.utils.parsedate_to_datetime(self.headers.get(header, "")).timestamp()
@@ -797,14 +795,14 @@ class Answer(NamedTuple):
 
         https://developers.intercom.com/docs/references/rest-api/errors/rate-limiting
         """
-        return (self.number("X-RateLimit-Reset") or 0) - self.time("Date", time.time())
+        return (self.number("X-RateLimit-Reset") or 0) - self.moment("Date", time.time())
 
     def pause(self) -> float:
         """Seconds that a 429 asks for, at most MAX_PAUSE; 0 for any other answer."""
         if self.status != 429:
             return 0
-        now = self.time("Date", time.time())
-        after = self.number("Retry-After") or self.time("Retry-After", now) - now
+        now = self.moment("Date", time.time())
+        after = self.number("Retry-After") or self.moment("Retry-After", now) - now
         return min(MAX_PAUSE, max(0, after, self.until_reset()))
 
 
@@ -812,34 +810,34 @@ class RateLimit:
     """When Intercom takes another request, by what its answers say of the window they fall in."""
 
     def __init__(self) -> None:
-        self.limit = 1.0  # until the first answer, one request feels its way
-        self.remaining = self.reset = 0
-        self.ends = self.held = 0.0  # time.monotonic() when the window, or a 429's pause is over
+        self.per_window = 1.0  # until the first answer, one request feels its way
+        self.left = self.reset = 0  # requests, and UNIX seconds
+        self.ends = self.held_until = 0.0  # time.monotonic() of the window, and of a 429's pause
 
     def learn(self, answer: Answer) -> None:
-        now = time.monotonic()
+        """Take in what an answer says, also one that comes out of order."""
+        now, wait = time.monotonic(), answer.until_reset()
         if answer.status > 0:
-            self.limit = answer.number("X-RateLimit-Limit") or math.inf
-        self.held = max(self.held, now + answer.pause())
+            self.per_window = answer.number("X-RateLimit-Limit") or math.inf
+        self.held_until = max(self.held_until, now + answer.pause())
         reset = answer.number("X-RateLimit-Reset")
         remaining = answer.number("X-RateLimit-Remaining")
-        if reset is None or remaining is None or reset < self.reset:
+        if reset is None or remaining is None or reset < self.reset or not 0 < wait <= MAX_PAUSE:
             return
-        wait = answer.until_reset()
-        if 0 < wait <= MAX_PAUSE:
-            if reset > self.reset:
-                self.reset, self.remaining, self.ends = reset, remaining, now + wait
-            # Date has whole seconds, so of a window's answers the earliest end is the exact one.
-            self.remaining, self.ends = min(self.remaining, remaining), min(self.ends, now + wait)
+        if reset > self.reset:
+            self.reset, self.left, self.ends = reset, remaining, now + wait
+        self.left = min(self.left, remaining)
+        # Date has whole seconds, so of a window's answers the earliest end is the exact one.
+        self.ends = min(self.ends, now + wait)
 
     def opens(self, under_way: int) -> float:
         """The time.monotonic() from which another request may go, if no answer changes it."""
         now = time.monotonic()
-        if now < self.held:
-            return self.held
+        if now < self.held_until:
+            return self.held_until
         if now < self.ends:
-            return 0.0 if self.remaining > under_way else self.ends
-        return 0.0 if self.limit > under_way else math.inf
+            return 0.0 if self.left > under_way else self.ends
+        return 0.0 if self.per_window > under_way else math.inf
 
 
 class Intercom:
@@ -974,7 +972,10 @@ class SentUsers:
                 self.execute(statement)
 
     def execute(self, statement: str, *values: object) -> Any:
-        """The first row of the result; where the state can't be relied on, the run stops."""
+        """The first row of the result; where the state can't be relied on, the run is to stop.
+
+        It doesn't raise, as the requests under way have to be counted first.
+        """
         try:
             return self.database.execute(statement, values).fetchone()
         except sqlite3.Error as error:
@@ -989,24 +990,23 @@ class SentUsers:
     def recall(self, job: Job) -> tuple[bytes, str]:
         """The digest and Intercom's id of a user; blank where they aren't known."""
         statement = "SELECT digest, id FROM users WHERE key = ?"
-        return self.execute(statement, self.digest(job.keys[0])) or (b"", "")
+        return self.execute(statement, self.digest(job.identities[0])) or (b"", "")
 
     def forget(self, job: Job) -> None:
         """Void all that the job may change: it is looked up by id, then user_id, then email."""
-        email = "" if "user_id" in job.user else job.keys[0]
-        values = [self.digest(key) for key in (job.keys * 3)[:3]]
-        where = "key IN (?, ?, ?) OR email = ? OR id = ?"
+        keys = [self.digest(identity) for identity in job.identities]
+        email = None if "user_id" in job.user else keys[0]  # NULL, which equals nothing
+        where = f"key IN ({', '.join('?' * len(keys))}) OR email = ? OR id = ?"
         statement = f"UPDATE users SET digest = x'' WHERE {where}"  # noqa: S608
-        self.execute(statement, *values, self.digest(email), job.user.get("id"))
+        self.execute(statement, *keys, email, job.user.get("id"))
 
     def remember(self, job: Job, data: bytes, intercom_id: str) -> None:
         """What Intercom has accepted; other entries of the same user of Intercom's are void."""
         if intercom_id:
             self.execute("DELETE FROM users WHERE id = ?", intercom_id)
-        email = next((key for key in job.keys if key.startswith("email=")), " ")
-        statement = "INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)"
-        values = self.digest(job.keys[0]), data, intercom_id or None, self.digest(email)
-        self.execute(statement, *values)
+        emails = (self.digest(key) for key in job.identities if key.startswith("email="))
+        values = self.digest(job.identities[0]), data, intercom_id or None, next(emails, None)
+        self.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)", *values)
 
 
 #### Telling people
@@ -1058,11 +1058,11 @@ def create(folder: str, name: str, ending: str) -> tuple[Path, int]:
     """A new file for its owner's eyes alone, in a folder made where it is missing: path and fd."""
     place = Path(folder).absolute()
     place.mkdir(parents=True, exist_ok=True)
-    for extra in ("", *(f"-{number}" for number in range(2, 10000))):
+    for extra in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
         path = place / f"{name}{extra}{ending}"
         with contextlib.suppress(FileExistsError):
             return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    raise FileExistsError(17, "there are too many files of this name", str(place / name))
+    raise AssertionError  # as mypy doesn't know that there is always another number
 
 
 class SafeFormatter(logging.Formatter):
@@ -1133,10 +1133,13 @@ def notify(settings: Settings, text: str, color: str) -> None:
         for attempt in (1, 2, 3):
             time.sleep(0.5 if attempt > 1 else 0)
             try:
-                answer = requests.post(url, **content, timeout=2.5, allow_redirects=False)
-                if 200 <= answer.status_code < 300:
-                    break
-                why = f"{answer.status_code} {show(answer.text)[:200]}"
+                with requests.post(
+                    url, **content, timeout=2.5, allow_redirects=False, stream=True
+                ) as answer:
+                    if 200 <= answer.status_code < 300:
+                        break
+                    said = next(answer.iter_content(4096), b"").decode(errors="replace")
+                    why = f"{answer.status_code} {show(said)[:200]}"
             except (requests.RequestException, OSError, ValueError) as error:
                 why = cause(error)
             log.warning("the notice to %s failed, try %d of 3: %s", name, attempt, why)
@@ -1186,14 +1189,14 @@ class Job:
 
     row: Row
     user: User
-    contact: str = ""  # the id by which Intercom is asked for it
-    remembered: bool = False  # that id is from an earlier run
+    intercom_id: str = ""  # the id by which Intercom is asked for it
+    id_is_remembered: bool = False  # that id is from an earlier run
     digest: bytes = b""
     tries: int = 0
     due: float = 0.0
 
     @property
-    def keys(self) -> list[str]:
+    def identities(self) -> list[str]:
         """Whom it is about; jobs that share one of these are never under way at once."""
         values = [(name, self.user[name]) for name in IDENTITY if name in self.user]
         return [f"{name}={v.lower() if name == 'email' else v}" for name, v in values]
@@ -1203,7 +1206,7 @@ class Job:
         return f"line {self.row.line} {name}={self.user[name]}"
 
 
-class NotImported:
+class KeptRows:
     """The file of the rows that are not imported, in the shape of the input; made when needed."""
 
     def __init__(self, folder: str, name: str, sheet: Sheet) -> None:
@@ -1249,7 +1252,7 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     error_log: Path | None = None
     file: str = ""
-    rejects: NotImported | None = None
+    kept: KeptRows | None = None
     sent: SentUsers | None = None
     imported: int = 0
     unchanged: int = 0
@@ -1257,9 +1260,9 @@ class Run:
     wrong_values: int = 0
     given_up: int = 0  # users in a row that used up their retries
     refused: int | None = 0  # of the first users sent; None since one was not
-    missed: set[str] = field(default_factory=set)  # keys of users that used up their retries
-    open: list[Job] = field(default_factory=list)  # read, but not counted yet
-    lost: int = 0  # the first line that could not be kept
+    unsafe: set[str] = field(default_factory=set)  # keys of users that used up their retries
+    unsettled: list[Job] = field(default_factory=list)  # read, but not counted yet
+    first_lost: int = 0  # the first line that could not be kept
     kinds: dict[str, list[Any]] = field(default_factory=dict)  # of reasons: how often, and one
     trouble: str = ""  # what a retry is waiting for
     reason: str = ""  # why the run stopped
@@ -1287,7 +1290,7 @@ class Run:
             self.stop(f"{signal.Signals(self.signal).name} ended it")
         return bool(self.reason)
 
-    def reject(self, row: Row, reason: str = "", job: Job | None = None) -> None:
+    def keep(self, row: Row, reason: str = "", job: Job | None = None) -> None:
         """Count and keep a row that is not imported; log the reason where it has one of its own."""
         self.not_imported += 1
         if reason:
@@ -1296,12 +1299,12 @@ class Run:
             kind = kind if kind in self.kinds or len(self.kinds) < 10 else "others"
             self.kinds.setdefault(kind, [0, reason])[0] += 1
         try:
-            if self.lost:  # behind a gap in the file, none is of use
-                self.lost = min(self.lost, row.line)
-            elif self.rejects:
-                self.rejects.add(row)
+            if self.first_lost:  # behind a gap in the file, none is of use
+                self.first_lost = min(self.first_lost, row.line)
+            elif self.kept:
+                self.kept.add(row)
         except (OSError, ValueError) as error:
-            self.lost = row.line
+            self.first_lost = row.line
             place = Path(self.settings.csv_not_imported_folder).absolute()
             self.stop(f"[csv] not_imported_folder {place} can't be written: {cause(error)}")
 
@@ -1322,7 +1325,7 @@ def make_jobs(sheet: Sheet, run: Run) -> Iterator[Job]:
             problem = f"{len(row.cells)} cells, where there are {sheet.width} headings"
         user, wrong = ({}, []) if problem else to_user(row.cells, sheet)
         if problem or user.keys().isdisjoint(IDENTITY):
-            run.reject(row, problem or "no user_id, email or id")
+            run.keep(row, problem or "no user_id, email or id")
             continue
         job = Job(row, user, user.get("id", ""))
         for text in wrong:
@@ -1333,9 +1336,9 @@ def make_jobs(sheet: Sheet, run: Run) -> Iterator[Job]:
 
 def admit(job: Job, run: Run) -> bool:
     """Whether the job is to be sent; otherwise it is counted here."""
-    if run.missed and not run.missed.isdisjoint(job.keys):
+    if run.unsafe and not run.unsafe.isdisjoint(job.identities):
         # The earlier row, imported once the trouble is over, would undo this one.
-        run.reject(job.row, "an earlier row of this user was not imported", job)
+        run.keep(job.row, "an earlier row of this user was not imported", job)
         return False
     if run.sent:
         job.digest = hashlib.sha256(ENCODER.encode(job.user).encode()).digest()
@@ -1344,8 +1347,8 @@ def admit(job: Job, run: Run) -> bool:
             run.unchanged += 1
             log.debug("%s: unchanged", job)
             return False
-        if contact and not job.contact and run.settings.contacts:
-            job.contact, job.remembered = contact, True
+        if contact and not job.intercom_id and run.settings.contacts:
+            job.intercom_id, job.id_is_remembered = contact, True
         if not run.dry:
             run.sent.forget(job)
     return True
@@ -1356,8 +1359,8 @@ def request_of(job: Job, settings: Settings) -> tuple[str, str, bytes]:
     method, url, body = "POST", settings.intercom_user_url, job.user
     if settings.contacts:
         body = to_contact(job.user)
-        if job.contact:
-            method, url = "PUT", f"{url}/{quote(job.contact, safe='').replace('.', '%2E')}"
+        if job.intercom_id:
+            method, url = "PUT", f"{url}/{quote(job.intercom_id, safe='').replace('.', '%2E')}"
         else:
             body = {"role": "user"} | body
     return method, url, ENCODER.encode(body).encode()
@@ -1369,13 +1372,13 @@ def print_users(jobs: Iterator[Job], run: Run) -> None:
         raise StopRun("there is no standard output to print the users on")
     try:
         for job in jobs:
-            run.open = [job]
+            run.unsettled = [job]
             if run.stopped():
                 break
             if admit(job, run):
                 sys.stdout.buffer.write(request_of(job, run.settings)[2] + b"\n")
                 run.imported += 1
-            run.open = []
+            run.unsettled = []
         sys.stdout.flush()
     except OSError as error:
         drop(sys.stdout)
@@ -1395,7 +1398,7 @@ def send_users(
     threads = concurrent.futures.ThreadPoolExecutor(most)
     answers: queue.SimpleQueue[tuple[Job, Answer]] = queue.SimpleQueue()
     waiting: list[Job] = []
-    following: Job | None = None  # the next one, as long as its user is under way
+    held_back: Job | None = None  # the next one, as long as its user is under way
     busy: set[str] = set()
     under_way = 0
 
@@ -1407,15 +1410,15 @@ def send_users(
         progress.draw(sheet.line, run.imported + run.unchanged + run.not_imported, run.trouble)
         stopping = run.stopped()
         if not stopping and under_way + len(waiting) < most:
-            if following is None and (following := next(jobs, None)):
-                run.open.append(following)
-            if following and busy.isdisjoint(following.keys):
-                if admit(following, run):
-                    busy.update(following.keys)
-                    waiting.append(following)
+            if held_back is None and (held_back := next(jobs, None)):
+                run.unsettled.append(held_back)
+            if held_back and busy.isdisjoint(held_back.identities):
+                if admit(held_back, run):
+                    busy.update(held_back.identities)
+                    waiting.append(held_back)
                 else:
-                    run.open.remove(following)
-                following = None
+                    run.unsettled.remove(held_back)
+                held_back = None
                 continue
         first = min([] if stopping else waiting, key=lambda job: job.due, default=None)
         ready = max(first.due, limit.opens(under_way)) if first else math.inf
@@ -1432,8 +1435,8 @@ def send_users(
                 if settle(job, answer, run):
                     waiting.append(job)
                 else:
-                    run.open.remove(job)
-                    busy.difference_update(job.keys)
+                    run.unsettled.remove(job)
+                    busy.difference_update(job.identities)
         elif first:
             time.sleep(min(POLL, ready - now))
         else:
@@ -1444,13 +1447,13 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     """Do what the answer asks for; whether the job is to be sent again, when it is due."""
     settings = run.settings
     log.debug("%s: %s in %.3f s", job, answer, answer.seconds)
-    meaning = verdict(answer.status, bool(job.contact))
+    meaning = verdict(answer.status, bool(job.intercom_id))
     exists = EXISTS.search(str(answer)) if settings.contacts and answer.status == 409 else None
-    if exists and exists[1] == "A" and not job.contact:
-        job.contact = exists[2]
+    if exists and not exists[1] and not job.intercom_id:
+        job.intercom_id = exists[2]
         return True
-    if job.remembered and answer.status == 404:
-        job.contact, job.remembered = "", False
+    if job.id_is_remembered and answer.status == 404:
+        job.intercom_id, job.id_is_remembered = "", False
         return True
     if meaning == "retry" and not run.reason:
         if job.tries < settings.intercom_retries:
@@ -1460,7 +1463,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
             log.warning("%s: %s: retry %d in %.3g s", job, answer, job.tries, wait)
             return True
         run.given_up += 1
-        run.missed.update(job.keys)
+        run.unsafe.update(job.identities)
     else:
         run.given_up = 0
     in_row = run.refused is not None and answer.status in (400, 422)
@@ -1469,7 +1472,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     if meaning == "accepted":
         run.imported += 1
         if run.sent:
-            intercom_id = answer.json().get("id") or job.contact
+            intercom_id = answer.json().get("id") or job.intercom_id
             run.sent.remember(job, job.digest, str(intercom_id))
         return False
     if meaning == "stop":
@@ -1481,8 +1484,8 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     elif run.refused == 100:
         advice = "" if settings.contacts else USE_CONTACTS
         run.stop(f"the first 100 users were all refused{advice} ({answer})")
-    archived = "; archived in Intercom" if exists and exists[1] != "A" else ""
-    run.reject(job.row, f"{answer}{archived}", job)
+    archived = "; archived in Intercom" if exists and exists[1] else ""
+    run.keep(job.row, f"{answer}{archived}", job)
     return False
 
 
@@ -1518,7 +1521,7 @@ def import_file(file: CsvFile, run: Run) -> None:
     short = re.sub(r'[<>:"/\\|?*]', "-", stem(file.name) or file.name)  # as Windows wants it
     short = short.encode(errors="replace")[:200].decode(errors="ignore")
     name = f"{short}_{run.started:{TIME_IN_NAME}}"
-    run.rejects = NotImported(settings.csv_not_imported_folder, name, sheet)
+    run.kept = KeptRows(settings.csv_not_imported_folder, name, sheet)
     run.deferred = True
     jobs = make_jobs(sheet, run)
     progress = Progress(lines)
@@ -1530,14 +1533,14 @@ def import_file(file: CsvFile, run: Run) -> None:
     except Exception as error:
         run.stop(error)
     progress.write([])
-    for job in sorted(run.open, key=lambda job: job.row.line):
-        run.reject(job.row, "the run stopped", job)
+    for job in sorted(run.unsettled, key=lambda job: job.row.line):
+        run.keep(job.row, "the run stopped", job)
     for number, row in enumerate(sheet.rows):
         if number == 0:
             log.error("line %d and all after it: not imported: the run stopped", row.line)
-        run.reject(row)
+        run.keep(row)
     for row in sheet.tail:
-        run.reject(row, row.problem)
+        run.keep(row, row.problem)
     if sheet.broken:
         run.stop(sheet.broken)
 
@@ -1549,14 +1552,14 @@ def conclude(run: Run) -> int:
     if run.not_imported and not why:
         kinds = [f"{count} x {reason}" for _, (count, reason) in sorted(run.kinds.items())]
         why = "; ".join(["some rows were not imported", *kinds])
-    if run.lost:
-        why += f"; from line {run.lost} on, rows that are not imported are only in the input"
+    if run.first_lost:
+        why += f"; from line {run.first_lost} on, rows that are not imported are only in the input"
     status = 128 + run.signal if run.signal and run.reason else int(bool(why))
-    told = [run.summary()] if run.rejects else []
+    told = [run.summary()] if run.kept else []
     if run.wrong_values:
         told.append(f"{run.wrong_values} values were left out, not being of their type")
-    if run.rejects and run.rejects.path:
-        told.append(f"the rows that were not imported: {run.rejects.path}")
+    if run.kept and run.kept.path:
+        told.append(f"the rows that were not imported: {run.kept.path}")
     for text in told:
         log.log(logging.ERROR if why else logging.INFO, "%s", text)
     if run.error_log and (why or run.wrong_values):
@@ -1654,7 +1657,7 @@ def lock(file: IO[bytes]) -> bool:
     return True
 
 
-def check(settings: Settings, config: str, quiet: bool) -> int:
+def check_setup(settings: Settings, config: str, quiet: bool) -> int:
     """Say of file, Intercom, Hipchat and Slack whether a run would work; 0 or 1."""
 
     def file_ready() -> str:
@@ -1706,7 +1709,7 @@ def start(config: Path, arguments: argparse.Namespace) -> int:
     """Run with these settings, or say what is wrong with them; the exit status."""
     settings, problems = read_settings(config, arguments)
     if arguments.check and not problems:
-        return check(settings, config.name, arguments.quiet)
+        return check_setup(settings, config.name, arguments.quiet)
     dry = arguments.dry_run or arguments.check
     run = Run(settings, dry, arguments.quiet, datetime.now())
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows', SIGHUP is not
@@ -1715,7 +1718,8 @@ def start(config: Path, arguments: argparse.Namespace) -> int:
             signal.signal(number, run.on_signal)
     try:
         if not arguments.check and "[log]" not in " ".join(problems):
-            run.error_log = open_logs(settings, run.started, screen=dry)
+            with contextlib.suppress(StopRun) if problems else contextlib.nullcontext():
+                run.error_log = open_logs(settings, run.started, screen=dry)
         if run.quiet:
             SCREEN.setLevel("ERROR")
         if problems:
