@@ -61,6 +61,40 @@ class StopRun(Exception):
     """What ends the run: its text says why, and where it can, what to do."""
 
 
+#### What may be seen
+
+hidden: list[str] = []  # secrets, in each form in which they may turn up
+
+
+def hide(secret: str) -> None:
+    """Never show `secret` again: as it is, percent-encoded or in base64."""
+    path = re.sub(r"^\w+://[^/]*", "", secret) if "://" in secret else ""
+    for text in (secret, path):
+        encoded = base64.b64encode(text.encode()).decode()
+        hidden.extend({text, quote(text), quote(text, ""), quote_plus(text), encoded} - {"", "/"})
+    hidden.sort(key=len, reverse=True)
+
+
+def show(text: object) -> str:
+    """`text` as it may be seen: without secrets, control characters as escapes."""
+    shown = str(text)
+    for secret in hidden:
+        if secret in shown:
+            # One of a few letters is only a secret where it stands alone.
+            word = r"(?<!\w){}(?!\w)" if len(secret) < 8 else "{}"
+            shown = re.sub(word.format(re.escape(secret)), "***", shown)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
+def cause(error: BaseException) -> str:
+    """The error at the bottom, without the URLs in the texts of those above it."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return f"{type(error).__name__}: {error}"
+
+
 #### Intercom's vocabulary
 
 Value = str | int | float | bool
@@ -238,6 +272,7 @@ SECRETS = {  # and what wins over them: variables of the environment, or of .env
 URL = r"(https://(?=[^/])|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@?#]*"
 URL_FORM = "an https:// URL (http:// only on this machine) without name or password"
 KEY_FORM = "it anew: it holds a character that no key has"
+# What a value has to look like, and how that is said behind "write".
 FORMS = dict.fromkeys(SECRETS, ("[!-~]*", KEY_FORM)) | {
     "aws_bucket": (r"(?!s3:)\S+", "the name alone, without s3://"),
     "aws_endpoint_url": (r"https?://[^/\s]\S*", "a URL such as https://host"),
@@ -339,22 +374,14 @@ def read_source(name: str, text: str, attribute: bool) -> Source:
     return Source(name, text[1:-1], True, kind, convert, attribute)
 
 
-def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
-    """The settings of command line, environment, .env and file, and what is wrong with them."""
-    problems: dict[str, str] = {}
-    values = parse_config(config, problems)
-    try:
-        dotenv.load_dotenv(config.parent / ".env", interpolate=False, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        problems[".env"] = f"can't be read ({type(error).__name__}); make it readable, in UTF-8"
+def read_keys(values: dict[str, dict[str, str]], problems: dict[str, str]) -> dict[str, Any]:
+    """The settings that file and environment give; what is wrong with one is a problem."""
     given: dict[str, Any] = {}
-    keys: dict[str, list[str]] = {"user": [], "custom_attributes": []}
     for name, default in Settings._field_defaults.items():
         section, _, key = name.partition("_")
         if not key:
-            continue
-        keys.setdefault(section, []).append(key)
-        text = values.get(section, {}).get(key, "")
+            continue  # those that read_sources reads
+        text = values.get(section, {}).pop(key, "")
         if name in PATHS:
             text = os.path.expanduser(text)  # noqa: PTH111 - which lets an unknown ~user be
         if name in SECRETS:
@@ -364,23 +391,47 @@ def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings
             given[name] = read_value(name, text, default)
         except ValueError as error:
             problems[f"[{section}] {key}"] = str(error)
+    return given
+
+
+def read_sources(values: dict[str, dict[str, str]], problems: dict[str, str]) -> dict[str, Any]:
+    """The settings of [user] and [custom_attributes]; what is wrong with one is a problem."""
     sources: list[Source] = []
     discarded: list[str] = []
-    for section in values.keys() - keys:
-        near = nearest(section, keys)
-        problems[f"[{section}]"] = f"unknown section; write [{near}]?"
-    for section, known in keys.items():
-        for key, text in values.get(section, {}).items():
+    for section in ("user", "custom_attributes"):
+        for key, text in values.pop(section, {}).items():
             try:
                 if section == "user" and key not in FIELDS:
                     discarded.append(key)
-                elif not known and text:
+                elif text:
                     sources.append(read_source(key, text, section != "user"))
-                elif known and key not in known:
-                    raise ValueError(f"unknown key; write {nearest(key, known)}?")
             except ValueError as error:
                 problems[f"[{section}] {key}"] = str(error)
-    given |= {"sources": tuple(sources), "discarded": tuple(discarded)}
+    return {"sources": tuple(sources), "discarded": tuple(discarded)}
+
+
+def name_unknown(values: dict[str, dict[str, str]], problems: dict[str, str]) -> None:
+    """Whatever nobody has read is misspelt, and a problem."""
+    names = [name.split("_", 1) for name in Settings._fields if "_" in name]
+    for section, unknown in values.items():
+        known = [key for place, key in names if place == section]
+        if not known:
+            near = nearest(section, ["user", "custom_attributes", *dict(names)])
+            problems[f"[{section}]"] = f"unknown section; write [{near}]?"
+        for key in unknown if known else ():
+            problems[f"[{section}] {key}"] = f"unknown key; write {nearest(key, known)}?"
+
+
+def read_settings(config: Path, arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
+    """The settings of command line, environment, .env and file, and what is wrong with them."""
+    problems: dict[str, str] = {}
+    values = parse_config(config, problems)
+    try:
+        dotenv.load_dotenv(config.parent / ".env", interpolate=False, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        problems[".env"] = f"can't be read ({type(error).__name__}); make it readable, in UTF-8"
+    given = read_keys(values, problems) | read_sources(values, problems)
+    name_unknown(values, problems)
     given |= {"aws_use_aws": False} if arguments.local else {}
     if arguments.filename:
         given |= {"file_select_latest": False, "file_name": arguments.filename}
@@ -437,6 +488,21 @@ def works(action: Callable[[], object]) -> bool:
 
 
 #### Finding the file
+
+NO_KEY = "there is no such file; see [aws] folder, or use --local for one on disk"
+DENIED = "the keys may not read it: they need s3:ListBucket and s3:GetObject there"
+S3_ERRORS = {
+    "NoSuchBucket": "there is no such bucket; see [aws] bucket",
+    "NoSuchKey": NO_KEY,
+    "404": NO_KEY,
+    "AccessDenied": DENIED,
+    "403": DENIED,
+    "InvalidAccessKeyId": "S3 doesn't know the key; see [aws] access_key",
+    "SignatureDoesNotMatch": "the secret is wrong; see [aws] secret_key",
+    "NoCredentialsError": "there are no credentials; see [aws] access_key and secret_key",
+    "RetriesExceededError": "the download broke off again and again; try again later",
+    "FlexibleChecksumError": "the download was damaged; try again later",
+}
 
 
 class CsvFile(NamedTuple):
@@ -551,22 +617,6 @@ def open_s3(settings: Settings) -> CsvFile:
     return CsvFile(name.rpartition("/")[2], copy, size)
 
 
-NO_KEY = "there is no such file; see [aws] folder, or use --local for one on disk"
-DENIED = "the keys may not read it: they need s3:ListBucket and s3:GetObject there"
-S3_ERRORS = {
-    "NoSuchBucket": "there is no such bucket; see [aws] bucket",
-    "NoSuchKey": NO_KEY,
-    "404": NO_KEY,
-    "AccessDenied": DENIED,
-    "403": DENIED,
-    "InvalidAccessKeyId": "S3 doesn't know the key; see [aws] access_key",
-    "SignatureDoesNotMatch": "the secret is wrong; see [aws] secret_key",
-    "NoCredentialsError": "there are no credentials; see [aws] access_key and secret_key",
-    "RetriesExceededError": "the download broke off again and again; try again later",
-    "FlexibleChecksumError": "the download was damaged; try again later",
-}
-
-
 #### Rows to users
 
 
@@ -587,7 +637,7 @@ class Sheet:
     delimiter: str
     rows: Iterator[Row] = field(init=False)
     line: int = 1  # where the next record begins
-    tail: tuple[Row, ...] = ()  # the last record, where its quote never closes
+    tail: tuple[Row, ...] = ()  # a quote that never closes: behind it, no row can be kept
     broken: str = ""  # why the file can't be read to its end
     heading_lines: Iterable[str] = ()  # none where [csv] headings stand for them
     width: int = 0
@@ -595,6 +645,7 @@ class Sheet:
     columns: list[tuple[int, Source]] = field(default_factory=list)
 
 
+# A UTF-16 file that ends in half a character is a UnicodeError.
 READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeError)
 csv.field_size_limit(2**20)  # characters of a cell, so that a lost quote can't fill the memory
 SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes that are not in the encoding are read as
@@ -628,6 +679,7 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
                 yield Row(sheet.line, lines, cells, "the file breaks off in this row")
             sheet.broken = f"the file breaks off after line {sheet.line - 1}: {error}"
             return
+        # isascii is much faster, and nearly always enough.
         if not all(map(str.isascii, lines)) and any(map(SURROGATE.search, lines)):
             problem = f"it holds bytes that are not {text.encoding}; see [csv] encoding"
         if problem or len(cells) > 1 or (cells and cells[0].strip()):
@@ -641,6 +693,7 @@ def open_sheet(file: CsvFile, settings: Settings) -> Sheet:
     content = file.unpacked()
     encoding = codecs.lookup(settings.csv_encoding).name
     with contextlib.suppress(*READ_ERRORS):  # which the first row is going to say
+        # So that not_imported begins with the mark, too.
         if encoding == "utf-8" and content.peek(3).startswith(codecs.BOM_UTF8):
             encoding = "utf-8-sig"
     errors = "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
@@ -731,9 +784,9 @@ USE_CONTACTS = "; apps on Intercom's API 2.x want user_url = https://api.interco
 
 
 def verdict(status: int, by_id: bool) -> Literal["accepted", "retry", "refused", "stop"]:
-    """What a status means for a user, and whether Intercom's id was sent.
+    """What a status means for a user: 0 is no answer, -1 one that no retry will bring.
 
-    0 is no answer, -1 is none because of certificates or proxy, which no retry heals.
+    Where the request named the user by Intercom's id, 404 is about that user alone.
 
     https://developers.intercom.com/docs/references/rest-api/errors/http-responses
     """
@@ -879,13 +932,6 @@ class Intercom:
         return Answer(response.status_code, response.headers, content, "", seconds)
 
 
-def cause(error: BaseException) -> str:
-    """The error at the bottom, without the URLs in the texts of those above it."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return f"{type(error).__name__}: {error}"
-
-
 def stop_reason(answer: Answer, settings: Settings) -> str:
     """Why an answer ends the run, and what to do."""
     if verdict(answer.status, by_id=False) != "stop":
@@ -1013,29 +1059,6 @@ class SentUsers:
 
 MAX_REASON = 1500  # characters of a reason in a notice, so that the counts still fit in
 TIME_IN_NAME = "%Y-%m-%dT%H-%M-%S"  # no colons, which Windows refuses
-hidden: list[str] = []  # secrets, in each form in which they may turn up
-
-
-def hide(secret: str) -> None:
-    """Never show `secret` again: as it is, percent-encoded or in base64."""
-    path = re.sub(r"^\w+://[^/]*", "", secret) if "://" in secret else ""
-    for text in (secret, path):
-        encoded = base64.b64encode(text.encode()).decode()
-        hidden.extend({text, quote(text), quote(text, ""), quote_plus(text), encoded} - {"", "/"})
-    hidden.sort(key=len, reverse=True)
-
-
-def show(text: object) -> str:
-    """`text` as it may be seen: without secrets, control characters as escapes."""
-    shown = str(text)
-    for secret in hidden:
-        if secret in shown:
-            # One of a few letters is only a secret where it stands alone.
-            word = r"(?<!\w){}(?!\w)" if len(secret) < 8 else "{}"
-            shown = re.sub(word.format(re.escape(secret)), "***", shown)
-    if shown.isprintable():
-        return shown
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 def say(text: object, stream: TextIO | None) -> None:
@@ -1086,7 +1109,7 @@ class LogFile(logging.StreamHandler):  # type: ignore[type-arg]  # 3.10 takes no
         drop(self.stream)
 
 
-SCREEN = logging.StreamHandler()  # for what no log has, until the run is concluded
+SCREEN = logging.StreamHandler()  # for what no log has, until refuse or conclude say the rest
 
 
 def open_logs(settings: Settings, started: datetime, screen: bool) -> Path | None:
@@ -1209,8 +1232,10 @@ class Job:
 class KeptRows:
     """The file of the rows that are not imported, in the shape of the input; made when needed."""
 
-    def __init__(self, folder: str, name: str, sheet: Sheet) -> None:
-        self.folder, self.name, self.sheet = folder, name, sheet
+    def __init__(self, folder: str, name: str, started: datetime, sheet: Sheet) -> None:
+        short = re.sub(r'[<>:"/\\|?*]', "-", stem(name) or name)  # which Windows refuses
+        short = short.encode(errors="replace")[:200].decode(errors="ignore")
+        self.folder, self.name, self.sheet = folder, f"{short}_{started:{TIME_IN_NAME}}", sheet
         self.path: Path | None = None
         self.size = 0  # bytes up to the last row that is whole
 
@@ -1238,6 +1263,11 @@ class KeptRows:
             raise
 
 
+def essence(reason: str) -> str:
+    """A reason without what differs from row to row or from night to night."""
+    return re.sub(r"request_id \S+|\S*\d\S*", "#", reason)
+
+
 LAST_REQUEST = "stopping after the request under way; once more ends it at once, with rows lost"
 
 
@@ -1261,7 +1291,8 @@ class Run:
     given_up: int = 0  # users in a row that used up their retries
     refused: int | None = 0  # of the first users sent; None since one was not
     unsafe: set[str] = field(default_factory=set)  # keys of users that used up their retries
-    unsettled: list[Job] = field(default_factory=list)  # read, but not counted yet
+    # Read, but not counted yet: held back, waiting for a retry, or under way.
+    unsettled: list[Job] = field(default_factory=list)
     first_lost: int = 0  # the first line that could not be kept
     kinds: dict[str, list[Any]] = field(default_factory=dict)  # of reasons: how often, and one
     trouble: str = ""  # what a retry is waiting for
@@ -1315,6 +1346,9 @@ class Run:
             f"{self.not_imported} not imported in {timedelta(seconds=int(seconds))} "
             f"({self.imported / max(seconds, 0.001):.1f} users/s)"
         )
+
+
+#### Sending users
 
 
 def make_jobs(sheet: Sheet, run: Run) -> Iterator[Job]:
@@ -1420,12 +1454,12 @@ def send_users(
                     run.unsettled.remove(held_back)
                 held_back = None
                 continue
-        first = min([] if stopping else waiting, key=lambda job: job.due, default=None)
-        ready = max(first.due, limit.opens(under_way)) if first else math.inf
+        next_due = min([] if stopping else waiting, key=lambda job: job.due, default=None)
+        ready = max(next_due.due, limit.opens(under_way)) if next_due else math.inf
         now = time.monotonic()
-        if first and ready <= now:
-            waiting.remove(first)
-            send(exchange, first, *request_of(first, run.settings))
+        if next_due and ready <= now:
+            waiting.remove(next_due)
+            send(exchange, next_due, *request_of(next_due, run.settings))
             under_way += 1
         elif under_way:
             with contextlib.suppress(queue.Empty):
@@ -1437,7 +1471,7 @@ def send_users(
                 else:
                     run.unsettled.remove(job)
                     busy.difference_update(job.identities)
-        elif first:
+        elif next_due:
             time.sleep(min(POLL, ready - now))
         else:
             return
@@ -1455,7 +1489,7 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     if job.id_is_remembered and answer.status == 404:
         job.intercom_id, job.id_is_remembered = "", False
         return True
-    if meaning == "retry" and not run.reason:
+    if meaning == "retry" and not run.reason:  # a run that stops tries nothing again
         if job.tries < settings.intercom_retries:
             wait = max(settings.intercom_timeout, answer.pause())
             job.tries, job.due = job.tries + 1, time.monotonic() + wait
@@ -1489,6 +1523,9 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     return False
 
 
+#### Start and end of a run
+
+
 def remarks(settings: Settings, sheet: Sheet) -> Iterator[tuple[int, str]]:
     """What is worth knowing of settings that are not wrong, and at which level to log it."""
     for key in settings.discarded:
@@ -1518,10 +1555,7 @@ def import_file(file: CsvFile, run: Run) -> None:
     state = Path(settings.intercom_state_file)
     if settings.intercom_skip_unchanged and (not run.dry or state.exists()):
         run.sent = SentUsers(settings, not run.dry, run.stop)
-    short = re.sub(r'[<>:"/\\|?*]', "-", stem(file.name) or file.name)  # as Windows wants it
-    short = short.encode(errors="replace")[:200].decode(errors="ignore")
-    name = f"{short}_{run.started:{TIME_IN_NAME}}"
-    run.kept = KeptRows(settings.csv_not_imported_folder, name, sheet)
+    run.kept = KeptRows(settings.csv_not_imported_folder, file.name, run.started, sheet)
     run.deferred = True
     jobs = make_jobs(sheet, run)
     progress = Progress(lines)
@@ -1533,6 +1567,11 @@ def import_file(file: CsvFile, run: Run) -> None:
     except Exception as error:
         run.stop(error)
     progress.write([])
+    keep_rest(sheet, run)
+
+
+def keep_rest(sheet: Sheet, run: Run) -> None:
+    """Keep what a run that stopped didn't come to, and what the file's end has spoilt."""
     for job in sorted(run.unsettled, key=lambda job: job.row.line):
         run.keep(job.row, "the run stopped", job)
     for number, row in enumerate(sheet.rows):
@@ -1584,11 +1623,6 @@ def announce(run: Run, settings: Settings, how: str, why: str, told: list[str]) 
         notify(settings, ". ".join([text, *told]), "red" if why else "green")
 
 
-def essence(reason: str) -> str:
-    """A reason without what differs from row to row or from night to night."""
-    return re.sub(r"request_id \S+|\S*\d\S*", "#", reason)
-
-
 def earlier_failures(error_log: Path, why: str) -> str:
     """How many runs in a row have failed like this, by what their error logs say last."""
 
@@ -1608,53 +1642,6 @@ def earlier_failures(error_log: Path, why: str) -> str:
             since, count = path.name.removesuffix("_error.log"), count + 1
     runs = "1 run" if count == 1 else f"{count} runs"
     return f" (as in the {runs} before it, since {since})" if count else ""
-
-
-#### The command line
-
-EXAMPLES = """\
-examples:
-  python export_csv.py                     the newest file, as config.ini says
-  python export_csv.py users_2026.csv      this file
-  python export_csv.py --dry-run | head    what Intercom would get
-exit status: 0 all rows are in Intercom, 1 stopped or rows not imported,
-  2 wrong settings, 3 another run is under way, 130 Ctrl-C, 143 SIGTERM
-"""
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="export_csv.py",
-        description="Add or update the users of a CSV file in Intercom.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    default = Path(__file__).resolve().with_name("config.ini")
-    add, either = parser.add_argument, parser.add_mutually_exclusive_group()
-    add("filename", nargs="?", help="the file, whatever [file] in config.ini says")
-    add("--config", metavar="FILE", type=Path, default=default, help="instead of config.ini")
-    add("--local", action="store_true", help="read from disk, even where use_aws = true")
-    either.add_argument("--dry-run", action="store_true", help="print the users, send nothing")
-    either.add_argument("--check", action="store_true", help="say whether a run would work")
-    add("--quiet", action="store_true", help="print nothing but errors: for cron")
-    add("--version", action="version", version=f"%(prog)s {VERSION}")
-    arguments = parser.parse_args(argv)
-    if arguments.filename == "":
-        parser.error("the filename is blank")
-    return arguments
-
-
-def lock(file: IO[bytes]) -> bool:
-    """Whether no other run has locked the file; the lock dies with its process."""
-    try:
-        if sys.platform == "win32":
-            file.seek(2**30)  # a lock hides what it covers from others, so not the text
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 def check_setup(settings: Settings, config: str, quiet: bool) -> int:
@@ -1705,7 +1692,54 @@ def refuse(run: Run, problems: dict[str, str], config: Path) -> None:
     announce(run, able, "not started", why, [f"the reasons: {run.error_log}"])
 
 
-def start(config: Path, arguments: argparse.Namespace) -> int:
+#### The command line
+
+EXAMPLES = """\
+examples:
+  python export_csv.py                     the newest file, as config.ini says
+  python export_csv.py users_2026.csv      this file
+  python export_csv.py --dry-run | head    what Intercom would get
+exit status: 0 all rows are in Intercom, 1 stopped or rows not imported,
+  2 wrong settings, 3 another run is under way, 130 Ctrl-C, 143 SIGTERM
+"""
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="export_csv.py",
+        description="Add or update the users of a CSV file in Intercom.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = Path(__file__).resolve().with_name("config.ini")
+    add, either = parser.add_argument, parser.add_mutually_exclusive_group()
+    add("filename", nargs="?", help="the file, whatever [file] in config.ini says")
+    add("--config", metavar="FILE", type=Path, default=default, help="instead of config.ini")
+    add("--local", action="store_true", help="read from disk, even where use_aws = true")
+    either.add_argument("--dry-run", action="store_true", help="print the users, send nothing")
+    either.add_argument("--check", action="store_true", help="say whether a run would work")
+    add("--quiet", action="store_true", help="print nothing but errors: for cron")
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    arguments = parser.parse_args(argv)
+    if arguments.filename == "":
+        parser.error("the filename is blank")
+    return arguments
+
+
+def lock(file: IO[bytes]) -> bool:
+    """Whether no other run has locked the file; the lock dies with its process."""
+    try:
+        if sys.platform == "win32":
+            file.seek(2**30)  # a lock hides what it covers from others, so not the text
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def run_once(config: Path, arguments: argparse.Namespace) -> int:
     """Run with these settings, or say what is wrong with them; the exit status."""
     settings, problems = read_settings(config, arguments)
     if arguments.check and not problems:
@@ -1757,7 +1791,7 @@ def main(argv: list[str] | None = None) -> int:
         if not (arguments.check or arguments.dry_run or lock(file)):
             say(f"export_csv.py: another run with {config} is under way", sys.stderr)
             return 3
-        return start(config, arguments)
+        return run_once(config, arguments)
     except KeyboardInterrupt as error:  # the second one, or before there is anything to end
         say("export_csv.py: ended at once: what is left is only in the input", sys.stderr)
         os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
