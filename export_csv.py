@@ -1081,11 +1081,13 @@ def create(folder: str, name: str, ending: str) -> tuple[Path, int]:
     """A new file for its owner's eyes alone, in a folder made where it is missing: path and fd."""
     place = Path(folder).absolute()
     place.mkdir(parents=True, exist_ok=True)
-    for extra in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-        path = place / f"{name}{extra}{ending}"
-        with contextlib.suppress(FileExistsError):
+    number = 1
+    while True:
+        path = place / f"{name}{f'-{number}' if number > 1 else ''}{ending}"
+        try:
             return path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    raise AssertionError  # as mypy doesn't know that there is always another number
+        except FileExistsError:
+            number += 1
 
 
 class SafeFormatter(logging.Formatter):
@@ -1282,7 +1284,7 @@ class Run:
     began: float = field(default_factory=time.monotonic)
     error_log: Path | None = None
     file: str = ""
-    kept: KeptRows | None = None
+    kept: KeptRows = field(init=False)  # from when rows are counted
     sent: SentUsers | None = None
     imported: int = 0
     unchanged: int = 0
@@ -1298,11 +1300,11 @@ class Run:
     trouble: str = ""  # what a retry is waiting for
     reason: str = ""  # why the run stopped
     signal: int = 0
-    deferred: bool = False  # whether a signal waits for the requests under way
+    counting: bool = False  # rows are counted, so a signal waits for the requests under way
 
     def on_signal(self, number: int, _: object) -> None:
         again, self.signal = self.signal, number
-        if again or not self.deferred:
+        if again or not self.counting:
             raise KeyboardInterrupt(number)
         if sys.stderr and sys.stderr.isatty():
             os.write(sys.stderr.fileno(), b"\r" + LAST_REQUEST.encode() + b"\n")
@@ -1332,7 +1334,7 @@ class Run:
         try:
             if self.first_lost:  # behind a gap in the file, none is of use
                 self.first_lost = min(self.first_lost, row.line)
-            elif self.kept:
+            else:
                 self.kept.add(row)
         except (OSError, ValueError) as error:
             self.first_lost = row.line
@@ -1556,7 +1558,7 @@ def import_file(file: CsvFile, run: Run) -> None:
     if settings.intercom_skip_unchanged and (not run.dry or state.exists()):
         run.sent = SentUsers(settings, not run.dry, run.stop)
     run.kept = KeptRows(settings.csv_not_imported_folder, file.name, run.started, sheet)
-    run.deferred = True
+    run.counting = True
     jobs = make_jobs(sheet, run)
     progress = Progress(lines)
     try:
@@ -1594,10 +1596,10 @@ def conclude(run: Run) -> int:
     if run.first_lost:
         why += f"; from line {run.first_lost} on, rows that are not imported are only in the input"
     status = 128 + run.signal if run.signal and run.reason else int(bool(why))
-    told = [run.summary()] if run.kept else []
+    told = [run.summary()] if run.counting else []
     if run.wrong_values:
         told.append(f"{run.wrong_values} values were left out, not being of their type")
-    if run.kept and run.kept.path:
+    if run.counting and run.kept.path:
         told.append(f"the rows that were not imported: {run.kept.path}")
     for text in told:
         log.log(logging.ERROR if why else logging.INFO, "%s", text)
@@ -1767,7 +1769,7 @@ def run_once(config: Path, arguments: argparse.Namespace) -> int:
         with file.content:
             import_file(file, run)
     except KeyboardInterrupt as error:
-        if run.deferred:
+        if run.counting:
             raise
         run.stop(f"{signal.Signals(error.args[0]).name} ended it")
     except Exception as error:

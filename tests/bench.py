@@ -74,9 +74,7 @@ class Cost(NamedTuple):
     peak: float
 
 
-# ---------------------------------------------------------------------------------------------
-# What others would write
-# ---------------------------------------------------------------------------------------------
+#### What others would write
 
 
 def users(count: int) -> Iterator[dict[str, Any]]:
@@ -145,9 +143,7 @@ PEERS: dict[str, Callable[[str, int], None]] = {
 }
 
 
-# ---------------------------------------------------------------------------------------------
-# Running them
-# ---------------------------------------------------------------------------------------------
+#### Running them
 
 
 def run(command: list[object], folder: Path, status: int = 0) -> Cost:
@@ -239,9 +235,7 @@ def compare(figures: list[list[float]]) -> float:
     return median(one / other for one, other in zip(first, second, strict=True))
 
 
-# ---------------------------------------------------------------------------------------------
-# The lines of the table
-# ---------------------------------------------------------------------------------------------
+#### The lines of the table
 
 
 def one_by_one(folder: Path, sizes: Sizes) -> Iterator[Line]:

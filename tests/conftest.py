@@ -18,6 +18,7 @@ from sandbox import Sandbox
 
 SCRIPT = Path(__file__).resolve().parent.parent / "export_csv.py"
 NAME = "users_2026-11-01T09-00-00.csv"
+OLDER, NEWER = "users_2026-10-31T09-00-00.csv", "users_2026-11-02T09-00-00.csv"
 FORMAT = "users_%Y-%m-%dT%H-%M-%S"
 PASSED_ON = ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LANG", "COVERAGE_PROCESS_START", "PYTHONPATH")
 
@@ -165,6 +166,24 @@ class Child:
             out, err = self.process.communicate()
             pytest.fail(f"the run hung; it had printed {out!r} and {err!r}")
         return Result(self.process.returncode, out.decode(), err.decode(), self.folder)
+
+
+def one_user(user_id: str) -> bytes:
+    return f"user_id\n{user_id}\n".encode()
+
+
+def imported(project: Project) -> list[str]:
+    """The user_id of each user that Intercom was sent."""
+    return [request.body["user_id"] for request in project.sandbox.requests]
+
+
+def refusal(project: Project, result: Result) -> str:
+    """The one line in which a run says why it has no file; nothing was sent."""
+    assert (result.status, project.sandbox.requests) == (1, []), result
+    assert "Traceback" not in result.out + result.err
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result
+    return lines[0]
 
 
 def eventually(condition: Callable[[], object], seconds: float = 30) -> None:

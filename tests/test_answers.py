@@ -65,7 +65,7 @@ def test_what_a_status_means(statuses: tuple[int, ...], by_id: bool, meaning: st
     assert meanings == dict.fromkeys(statuses, meaning)
 
 
-def test_time_outs() -> None:
+def test_nobody_is_waited_for_longer_than_a_minute() -> None:
     assert export_csv.TIMEOUTS == (10, 60)
 
 
@@ -258,7 +258,7 @@ def test_two_in_a_row_stop_the_run(project: Project, sandbox: Sandbox) -> None:
     assert "down" in result.err
 
 
-def test_no_retries_at_all(project: Project, sandbox: Sandbox) -> None:
+def test_retries_of_0_try_once(project: Project, sandbox: Sandbox) -> None:
     project.configure(intercom={"retries": 0})
     sandbox.fault_for = of("u1", Fault(status=500))
     project.users(2)
@@ -519,7 +519,7 @@ def test_headers_with_an_api_key(project: Project, sandbox: Sandbox) -> None:
     assert sandbox.requests[0].headers["Authorization"] == f"Basic {pair}"
 
 
-def test_another_version(project: Project, sandbox: Sandbox) -> None:
+def test_the_config_names_the_version(project: Project, sandbox: Sandbox) -> None:
     project.configure(intercom={"api_version": "1.1"})
     project.users(1)
     assert project.run().status == 0

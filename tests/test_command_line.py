@@ -141,6 +141,22 @@ def test_a_dry_run_that_has_no_room_for_its_output_says_so(project: Project, cou
     assert sum(map(int, re.findall(r"(\d+) (?:added|unchanged|not)", summary))) == count
 
 
+@pytest.mark.skipif(os.name == "nt", reason="takes a POSIX shell")
+def test_a_dry_run_without_standard_output_says_so(project: Project) -> None:
+    project.users(3)
+    run = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} {SCRIPT} --dry-run --config {project.config} >&-"],
+        cwd=project.folder,
+        env=passed_on() | {"HOME": str(project.folder)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.returncode == 1
+    told = [line for line in run.stderr.splitlines() if " ERROR " not in line]
+    assert "no standard output" in told[0]
+    assert is_summary(told[1], 0, 0, 3)
+
+
 def test_a_run_whose_screen_is_gone_goes_on(project: Project) -> None:
     project.users(2)
     child = project.start()
@@ -598,6 +614,18 @@ class TestOnATerminal:
             assert abs(share - 100 * (users + 1.5) / 11) <= 15
             assert (left == "?") == (users == 0)
             assert users > 6 or not left.startswith("0:00:00")
+
+    def test_a_pipe_as_the_file_has_a_line_too(self, project: Project) -> None:
+        """Though nobody knows how long it is."""
+        content = (project.exports / NAME).read_bytes()
+        pipe = project.exports / "pipe.csv"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=pipe.write_bytes, args=[content])
+        writer.start()
+        run = self.watch(project, pipe.name)
+        writer.join()
+        assert is_summary(run.out.rstrip("\n").replace(pipe.name, NAME), 3, 0, 0)
+        assert any("users/s" in line for line in run.screen.drawn)
 
     def test_it_says_what_a_retry_waits_for(self, project: Project) -> None:
         project.configure(intercom={"timeout": 0.6})

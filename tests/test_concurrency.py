@@ -30,9 +30,7 @@ def keeps_the_law(result: Result, sandbox: Sandbox, count: int) -> set[str]:
     return set(rows)
 
 
-# ---------------------------------------------------------------------------------------------
-# How many
-# ---------------------------------------------------------------------------------------------
+#### How many
 
 
 @pytest.mark.parametrize(
@@ -91,9 +89,7 @@ def test_connections_are_kept(project: Project, sandbox: Sandbox, concurrency: i
     assert len({one.connection for one in sandbox.requests}) <= concurrency
 
 
-# ---------------------------------------------------------------------------------------------
-# Whose turn it is
-# ---------------------------------------------------------------------------------------------
+#### Whose turn it is
 
 USERS = 5
 ROWS = 60
@@ -175,9 +171,7 @@ def test_different_users_do_not_wait_for_each_other(project: Project, sandbox: S
     assert (result.status, result.counts()) == (0, (100, 0, 0))
 
 
-# ---------------------------------------------------------------------------------------------
-# None gets lost
-# ---------------------------------------------------------------------------------------------
+#### None gets lost
 
 
 @pytest.mark.parametrize(("concurrency", "seed"), [(8, 1), (8, 2), (32, 3)])

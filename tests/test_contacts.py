@@ -26,9 +26,7 @@ def sent(sandbox: Sandbox) -> list[str]:
     return [f"{one.method} {one.path} {one.status}" for one in sandbox.requests]
 
 
-# ---------------------------------------------------------------------------------------------
-# From a row to a contact
-# ---------------------------------------------------------------------------------------------
+#### From a row to a contact
 
 
 def test_a_new_user_is_created_with_role_user(contacts: Project, sandbox: Sandbox) -> None:
@@ -123,9 +121,7 @@ def test_a_dry_run_prints_the_bodies_that_are_sent(contacts: Project, sandbox: S
     assert bodies[0]["custom_attributes"] == {"plan": "gold", "bookings": 1}
 
 
-# ---------------------------------------------------------------------------------------------
-# Contacts that exist
-# ---------------------------------------------------------------------------------------------
+#### Contacts that exist
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
@@ -213,9 +209,7 @@ def test_a_conflict_that_never_ends_ends_with_the_row(contacts: Project, sandbox
     assert len(sandbox.requests) == 3
 
 
-# ---------------------------------------------------------------------------------------------
-# Rows that carry Intercom's own id
-# ---------------------------------------------------------------------------------------------
+#### Rows that carry Intercom's own id
 
 
 def test_a_row_with_id_is_updated_straight_away(contacts: Project, sandbox: Sandbox) -> None:
@@ -263,9 +257,7 @@ def test_ids_of_odd_characters_stay_in_their_place_of_the_path(
         assert sandbox.contacts[known]["name"] == "Ada"
 
 
-# ---------------------------------------------------------------------------------------------
-# The check of custom attributes
-# ---------------------------------------------------------------------------------------------
+#### The check of custom attributes
 
 ALL_KINDS = {
     "plan": "plan",
@@ -403,9 +395,7 @@ def test_both_spellings_of_the_url_find_the_attributes(contacts: Project, sandbo
     assert {one.headers["Host"].partition(":")[0] for one in sandbox.requests} == {"localhost"}
 
 
-# ---------------------------------------------------------------------------------------------
-# Ids that are remembered
-# ---------------------------------------------------------------------------------------------
+#### Ids that are remembered
 
 
 def rows(name: str, count: int = 3) -> str:

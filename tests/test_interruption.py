@@ -65,9 +65,7 @@ def users(first: int, last: int) -> list[str]:
     return [f"u{number}" for number in range(first, last + 1)]
 
 
-# ---------------------------------------------------------------------------------------------
-# Signals
-# ---------------------------------------------------------------------------------------------
+#### Signals
 
 
 @both_signals
@@ -234,9 +232,7 @@ def test_a_dry_run_ends_too(project: Project, number: signal.Signals) -> None:
     assert len(result.out.splitlines()) < 200_000
 
 
-# ---------------------------------------------------------------------------------------------
-# Two runs at once
-# ---------------------------------------------------------------------------------------------
+#### Two runs at once
 
 
 @contextlib.contextmanager
@@ -314,9 +310,7 @@ def test_another_config_runs_at_the_same_time(project: Project, sandbox: Sandbox
     assert len(sandbox.users) == 6
 
 
-# ---------------------------------------------------------------------------------------------
-# Full disks
-# ---------------------------------------------------------------------------------------------
+#### Full disks
 
 
 @pytest.fixture
@@ -486,9 +480,7 @@ def test_a_folder_that_cannot_be_made_is_said(project: Project, sandbox: Sandbox
         assert result.counts() == (len(sandbox.users), 0, 5 - len(sandbox.users))
 
 
-# ---------------------------------------------------------------------------------------------
-# The download from S3
-# ---------------------------------------------------------------------------------------------
+#### The download from S3
 
 
 class Object(BaseHTTPRequestHandler):

@@ -95,7 +95,9 @@ def test_a_last_row_without_a_line_end_gets_no_foreign_one(project: Project, end
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_name_and_mode(project: Project, compressed: bool) -> None:
+def test_the_file_has_the_name_of_the_input_and_is_for_its_owner_alone(
+    project: Project, compressed: bool
+) -> None:
     """Named for the file and the time of the run, plain, and for its owner's eyes alone."""
     rows = (HEADING + "bad\n").encode()
     if compressed:
@@ -116,7 +118,7 @@ def test_name_and_mode(project: Project, compressed: bool) -> None:
     assert "_error.log" in result.out
 
 
-def test_another_folder(project: Project) -> None:
+def test_the_file_is_in_the_folder_that_the_config_names(project: Project) -> None:
     project.configure(csv={"not_imported_folder": '"deep/in/it"'})
     project.write(HEADING + "bad\n")
     project.run()
@@ -326,7 +328,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk(project: Project, small_disk: Path) -> None:
+def test_a_full_disk_keeps_no_half_row(project: Project, small_disk: Path) -> None:
     """One line says so, users are counted rightly, and no half of a row is kept as if whole."""
     project.configure(csv={"not_imported_folder": small_disk})
     bad = [f",{n},{'x' * 7000}\n" for n in range(16)]

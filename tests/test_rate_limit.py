@@ -31,9 +31,7 @@ def is_in(result: Result, sandbox: Sandbox, count: int) -> None:
     assert users >= {f"u{number}" for number in range(1, count + 1)}
 
 
-# ---------------------------------------------------------------------------------------------
-# A run that is alone
-# ---------------------------------------------------------------------------------------------
+#### A run that is alone
 
 
 @pytest.mark.parametrize(
@@ -95,7 +93,7 @@ def test_contacts_keep_the_limit_with_two_requests_a_user(
     assert sandbox.answers == {200: 31, 409: 30}
 
 
-def test_the_limit_is_used(project: Project, sandbox: Sandbox) -> None:
+def test_the_limit_is_used_up_and_not_more(project: Project, sandbox: Sandbox) -> None:
     """A run that is slowed down by the limit sends all that a window allows."""
     limited(sandbox, 30)
     sandbox.latency = 0.002
@@ -107,9 +105,7 @@ def test_the_limit_is_used(project: Project, sandbox: Sandbox) -> None:
     assert max(len(list(group)) for _, group in itertools.groupby(windows)) >= 29, windows
 
 
-# ---------------------------------------------------------------------------------------------
-# A limit that is shared
-# ---------------------------------------------------------------------------------------------
+#### A limit that is shared
 
 
 class Neighbour(threading.Thread):
@@ -210,9 +206,7 @@ def test_a_429_is_waited_out_as_long_as_it_says(
     assert second.began - first.ended > 0.9
 
 
-# ---------------------------------------------------------------------------------------------
-# Headers that are of no use
-# ---------------------------------------------------------------------------------------------
+#### Headers that are of no use
 
 ABSURD = {
     "missing": {},

@@ -240,7 +240,7 @@ NO_NUMBERS = ("", " ", "x", "-", "1_000", "1,5", "0x10", "١٢", "１２", "12 "
         ("9" * 4000, 10**4000 - 1),
     ],
 )
-def test_integers(cell: str, value: int) -> None:
+def test_what_an_integer_is(cell: str, value: int) -> None:
     assert to_integer(cell) == value
     assert type(to_integer(cell)) is int
 
@@ -252,7 +252,7 @@ def test_integers(cell: str, value: int) -> None:
         ("0" * 4000 + "7", 7.0),
     ],
 )
-def test_floats(cell: str, value: float) -> None:
+def test_what_a_float_is(cell: str, value: float) -> None:
     assert to_float(cell) == value
     assert type(to_float(cell)) is float
 
@@ -269,7 +269,7 @@ def test_floats(cell: str, value: float) -> None:
         for spelt in dict.fromkeys((word, word.upper(), word.title()))
     ],
 )
-def test_booleans(cell: str, value: bool) -> None:
+def test_what_a_boolean_is(cell: str, value: bool) -> None:
     assert to_boolean(cell) is value
 
 
@@ -300,7 +300,7 @@ def test_booleans(cell: str, value: bool) -> None:
         ("9999-12-31T23:59:59-12:00", 253402343999),
     ],
 )
-def test_timestamps(cell: str, value: int) -> None:
+def test_what_a_timestamp_is(cell: str, value: int) -> None:
     assert to_timestamp(cell) == value
     assert type(to_timestamp(cell)) is int
 
@@ -519,7 +519,9 @@ def test_headings_of_the_settings(project: Project, sandbox: Sandbox, first: str
 
 
 @pytest.mark.parametrize(("setting", "character"), [("tab", "\t"), (";", ";"), ("|", "|")])
-def test_delimiters(project: Project, sandbox: Sandbox, setting: str, character: str) -> None:
+def test_each_delimiter_parts_the_cells(
+    project: Project, sandbox: Sandbox, setting: str, character: str
+) -> None:
     project.configure(csv={"delimiter": setting})
     rows = [["user_id", "email", "name"], ["u1", "", "a, b"], ["u2", "", f'"a{character}b"']]
     project.write("".join(character.join(row) + "\n" for row in rows))
@@ -540,7 +542,7 @@ def test_delimiters(project: Project, sandbox: Sandbox, setting: str, character:
         ("utf-16-be", "Zoë 😀", b"\xfe\xff"),
     ],
 )
-def test_encodings(
+def test_each_encoding_is_read(
     project: Project, sandbox: Sandbox, encoding: str, text: str, first: bytes
 ) -> None:
     project.configure(csv={"encoding": encoding})
@@ -610,7 +612,9 @@ def test_only_line_ends_end_a_line(project: Project, sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
 @pytest.mark.parametrize("ended", [True, False])
-def test_line_ends(project: Project, sandbox: Sandbox, end: str, ended: bool) -> None:
+def test_each_line_end_ends_a_row(
+    project: Project, sandbox: Sandbox, end: str, ended: bool
+) -> None:
     lines = ["user_id,email,name", "u1,,One", "bad", "u2,,Two"]
     project.write(end.join([*lines, ""] if ended else lines))
     result = project.run()
@@ -738,6 +742,19 @@ def test_a_compressed_file_that_is_damaged(project: Project, sandbox: Sandbox, d
     assert sent(sandbox)[-1]["name"] == digest(imported - 1)
     assert "breaks off" in result.err or "ends early" in result.err
     assert "Traceback" not in result.err + result.debug_log
+
+
+def test_a_file_that_breaks_off_in_a_cell_of_many_lines(project: Project, sandbox: Sandbox) -> None:
+    """What there is of that row is kept."""
+    whole = gzip.compress(f'{HEADING}u0,,Zero\nu1,,"{noisy_users(60)}"\n'.encode())
+    project.write(whole[: len(whole) * 2 // 3], f"{NAME}.gz")
+    result = project.run()
+    assert (result.status, result.counts()) == (1, (1, 0, 1)), result
+    assert ids(sandbox) == ["u0"]
+    assert "line 3: not imported: the file breaks off in this row" in result.error_log
+    kept = result.not_imported[0].read_text()
+    assert kept.startswith(f'{HEADING}u1,,"u0,,{digest(0)}\n')
+    assert len(kept.splitlines()) > 20
 
 
 def test_a_file_that_is_not_compressed_but_says_so(project: Project, sandbox: Sandbox) -> None:

@@ -295,6 +295,18 @@ def test_lines_that_cannot_be_parsed_are_named_by_number_and_never_shown(project
     assert not re.search("sk-one|sk-two", "".join(result_lines) + logs + notices)
 
 
+def test_problems_are_told_where_there_can_be_no_log(project: Project) -> None:
+    project.configure(intercom={"retries": "many"}, log={"folder": "/proc/nowhere"})
+    assert unmatched(refused(project), {"[intercom] retries": "many"}) == ([], [])
+
+
+def test_a_config_in_utf_16_is_one_problem_and_not_one_a_line(project: Project) -> None:
+    project.config.write_text(project.config.read_text("utf-8"), "utf-16")
+    lines = refused(project)
+    assert "UTF-8" in lines[0]
+    assert len(lines) < 4, lines
+
+
 def test_a_setting_above_the_first_section_is_the_only_problem(project: Project) -> None:
     raw_config(project, "sk-three = 5\n")
     lines = refused(project)

@@ -55,9 +55,7 @@ SECRETS = [
 ]
 
 
-# ---------------------------------------------------------------------------------------------
-# installboto.sh
-# ---------------------------------------------------------------------------------------------
+#### installboto.sh
 
 # Runs what `python -c` would run, in a Python that seems older or lacks ensurepip.
 DISGUISE = """
@@ -165,14 +163,14 @@ def assert_refused(finished: subprocess.CompletedProcess[str], folder: Path, *wo
     assert not (folder / ".venv").exists()
 
 
-def test_no_python(folder: Path, programs: Path) -> None:
+def test_no_python_at_all_is_said_in_one_line(folder: Path, programs: Path) -> None:
     finished = install(folder, PATH=str(programs))
     assert_refused(finished, folder, "install 3.10 or later", "apt install python3 python3-venv")
 
 
 @pytest.mark.parametrize("name", ["python3", "python"])
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 18)])
-def test_python_too_old(
+def test_a_python_that_is_too_old_is_said_in_one_line(
     folder: Path, programs: Path, name: str, version: tuple[int, int, int]
 ) -> None:
     add_python(programs / name, version=version)
@@ -253,9 +251,7 @@ def test_a_bad_venv_is_made_anew(folder: Path, state: str) -> None:
     assert not (bin_folder / "python_disguise.py").exists()
 
 
-# ---------------------------------------------------------------------------------------------
-# installboto.bat
-# ---------------------------------------------------------------------------------------------
+#### installboto.bat
 
 
 def test_bat_has_windows_line_ends_and_is_ascii() -> None:
@@ -273,9 +269,7 @@ def test_bat_jumps_to_labels_that_are_there() -> None:
     assert set(labels) == {goto or call for goto, call in jumps}
 
 
-# ---------------------------------------------------------------------------------------------
-# What is shipped
-# ---------------------------------------------------------------------------------------------
+#### What is shipped
 
 
 def git(*arguments: str) -> str:
@@ -301,7 +295,7 @@ def sample_headings() -> list[str]:
         return next(csv.reader(file))
 
 
-def test_top_level() -> None:
+def test_nothing_else_stands_at_the_top_level() -> None:
     files = git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     tops = {name.split("/")[0] for name in files.split("\0") if name and (ROOT / name).exists()}
     assert tops == TOP_LEVEL

@@ -50,9 +50,7 @@ def state_files(project: Project) -> list[Path]:
     return sorted(project.folder.glob(STATE + "*"))
 
 
-# ---------------------------------------------------------------------------------------------
-# What is left out, and what is not
-# ---------------------------------------------------------------------------------------------
+#### What is left out, and what is not
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
@@ -117,9 +115,16 @@ def test_the_state_file_is_where_the_settings_say(skipping: Project, sandbox: Sa
     assert not state_files(skipping)
 
 
-# ---------------------------------------------------------------------------------------------
-# No wrong skip
-# ---------------------------------------------------------------------------------------------
+def test_an_answer_that_does_not_tell_the_id_is_remembered_too(
+    skipping: Project, sandbox: Sandbox
+) -> None:
+    sandbox.faults = [Fault(status=200, body=b"{}", acts=True)] * 3
+    skipping.users(3)
+    assert skipping.run().counts() == (3, 0, 0)
+    assert skipping.run().counts() == (0, 3, 0)
+
+
+#### No wrong skip
 
 LOST = Fault(acts=True, drop=True)
 
@@ -254,9 +259,7 @@ def test_the_last_row_of_a_file_counts_although_it_is_the_old_one(
     assert name_of(sandbox, "u1") == "New"
 
 
-# ---------------------------------------------------------------------------------------------
-# Workspaces apart
-# ---------------------------------------------------------------------------------------------
+#### Workspaces apart
 
 
 def other_token(project: Project, sandbox: Sandbox) -> None:
@@ -305,9 +308,7 @@ def test_workspaces_do_not_disturb_each_other(skipping: Project, sandbox: Sandbo
     assert skipping.run().counts() == (0, 3, 0)
 
 
-# ---------------------------------------------------------------------------------------------
-# Killed, and run again
-# ---------------------------------------------------------------------------------------------
+#### Killed, and run again
 
 
 @pytest.mark.parametrize(("concurrency", "moment"), [(1, 0), (1, 25), (8, 9), (8, 33)])
@@ -377,9 +378,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(skipping: Project, sandbox:
     assert len(sandbox.requests) == 31
 
 
-# ---------------------------------------------------------------------------------------------
-# A state file that is of no use
-# ---------------------------------------------------------------------------------------------
+#### A state file that is of no use
 
 
 def refuses(project: Project, *words: str) -> str:
@@ -553,9 +552,7 @@ def test_damage_in_the_middle_makes_no_wrong_skip(
         assert f"u{number}" in left_out or name_of(sandbox, f"u{number}") == name
 
 
-# ---------------------------------------------------------------------------------------------
-# What is in the file, and who may read it
-# ---------------------------------------------------------------------------------------------
+#### What is in the file, and who may read it
 
 
 @pytest.fixture

@@ -1,0 +1,516 @@
+"""Which file is imported from S3: as moto plays it, and from one that breaks off."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import gzip
+import hashlib
+import hmac
+import logging
+import socket
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+from xml.sax.saxutils import escape
+
+import pytest
+from conftest import NAME, NEWER, Project, Result, imported, one_user, refusal
+from moto.s3.models import S3Backend, s3_backends
+from moto.server import ThreadedMotoServer
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIAENVIRONMENT", "AWS_SECRET_ACCESS_KEY": "secret-of-environment"}
+ACCOUNT = "123456789012"  # that of moto
+NOWHERE = {"AWS_EC2_METADATA_DISABLED": "true"}  # no machine's role, and no search for one
+
+
+#### As moto plays it
+
+
+class Bucket(NamedTuple):
+    """A bucket of moto's, and the project that is to read it."""
+
+    name: str
+    store: S3Backend
+    project: Project
+
+    def put(self, key: str, content: bytes) -> None:
+        self.store.put_object(self.name, key, content)
+
+    def run(self, *arguments: object, **aws: object) -> Result:
+        self.project.configure(aws=aws)
+        return self.project.run(*arguments, env=KEYS | NOWHERE | {"TMPDIR": str(self.tmp)})
+
+    @property
+    def tmp(self) -> Path:
+        return self.project.folder / "tmp"
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+numbers = count(1)
+
+
+@pytest.fixture
+def bucket(project: Project, moto_url: str) -> Iterator[Bucket]:
+    """A bucket of its own; its run leaves nothing in any temporary folder."""
+    name, store = f"bucket-{next(numbers)}", s3_backends[ACCOUNT]["aws"]
+    store.create_bucket(name, "us-east-1")
+    project.configure(
+        aws={
+            "use_aws": "true",
+            "bucket": name,
+            "folder": "exports",
+            "region": "us-east-1",
+            "endpoint_url": moto_url,
+        }
+    )
+    made = Bucket(name, store, project)
+    made.tmp.mkdir()
+    yield made
+    assert list(made.tmp.iterdir()) == []
+
+
+def test_the_newest_of_more_than_a_thousand_keys_is_found(bucket: Bucket) -> None:
+    """S3 lists a thousand at a time, by the alphabet; the newest is behind the first thousand."""
+    for minute in range(1010):
+        hour, rest = divmod(minute, 60)
+        bucket.put(f"exports/users_2026-11-01T{hour:02}-{rest:02}-00.csv", one_user("older"))
+    bucket.put("exports/users_2026-11-01T16-50-00.csv", one_user("newest"))
+    result = bucket.run()
+    assert imported(bucket.project) == ["newest"], result
+
+
+def test_the_newest_may_stand_before_a_thousand_others(bucket: Bucket) -> None:
+    bucket.project.configure(file={"time_format": "%d-%m-%Y %H.%M"})
+    bucket.put("exports/01-12-2026 09.00.csv", one_user("newest"))
+    for minute in range(1010):
+        hour, rest = divmod(minute, 60)
+        bucket.put(f"exports/02-11-2026 {hour:02}.{rest:02}.csv", one_user("older"))
+    bucket.run()
+    assert imported(bucket.project) == ["newest"]
+
+
+@pytest.mark.parametrize("folder", ["exports", "/a/exports/", ""])
+def test_only_immediate_children_of_the_folder_are_looked_at(bucket: Bucket, folder: str) -> None:
+    path = f"{folder.strip('/')}/".lstrip("/")
+    bucket.put(path + NAME, one_user("right"))
+    bucket.put(f"{path}sub/{NEWER}", one_user("below"))
+    bucket.put(f"other/{NEWER}", one_user("beside"))
+    if path:
+        bucket.put(path, b"")
+        bucket.put(f"{folder.strip('/')}-old/{NEWER}", one_user("beside"))
+        bucket.put(NEWER, one_user("above"))
+    result = bucket.run(folder=folder)
+    assert imported(bucket.project) == ["right"], result
+
+
+def test_keys_that_do_not_fit_are_skipped_and_in_the_debug_log(bucket: Bucket) -> None:
+    misfits = ["users_2027.csv", NEWER + ".zip", "readme.txt"]
+    for name in NAME, *misfits:
+        bucket.put(f"exports/{name}", one_user(name))
+    result = bucket.run()
+    assert imported(bucket.project) == [NAME]
+    for name in misfits:
+        (line,) = [line for line in result.debug_log.splitlines() if f"{name} " in line]
+        assert " DEBUG " in line
+
+
+@pytest.mark.parametrize("name", ["2026/vip.csv", "käufer & co+1.csv"])
+def test_the_argument_is_a_key_under_the_folder(bucket: Bucket, name: str) -> None:
+    bucket.put(f"exports/{name}", one_user("right"))
+    bucket.put(f"exports/{NEWER}", one_user("newer"))
+    result = bucket.run(name)
+    assert imported(bucket.project) == ["right"], result
+
+
+def test_the_config_can_name_the_key(bucket: Bucket) -> None:
+    bucket.put("exports/vip.csv", one_user("right"))
+    bucket.put(f"exports/{NEWER}", one_user("newer"))
+    bucket.project.configure(file={"select_latest": "false", "name": "vip.csv"})
+    bucket.run()
+    assert imported(bucket.project) == ["right"]
+
+
+def test_a_compressed_file_comes_from_s3_too(bucket: Bucket) -> None:
+    bucket.put(f"exports/{NAME}.gz", gzip.compress(one_user("packed")))
+    assert bucket.run(tmp_folder=bucket.project.exports).status == 0
+    assert imported(bucket.project) == ["packed"]
+    assert list(bucket.project.exports.iterdir()) == []
+
+
+def test_local_reads_the_disk_though_s3_is_set(bucket: Bucket) -> None:
+    bucket.put(f"exports/{NEWER}", one_user("in S3"))
+    bucket.project.write(one_user("on disk"))
+    bucket.run("--local")
+    assert imported(bucket.project) == ["on disk"]
+
+
+def test_boto3_is_only_loaded_where_s3_is_used(bucket: Bucket) -> None:
+    """A local run starts fast."""
+    timed = KEYS | {"PYTHONPROFILEIMPORTTIME": "1"}
+    bucket.put(f"exports/{NEWER}", one_user("in S3"))
+    assert "boto3" in bucket.project.run(env=timed).err
+    bucket.project.write(one_user("on disk"))
+    result = bucket.project.run("--local", env=timed)
+    assert "requests" in result.err
+    assert "boto" not in result.err
+
+
+def test_an_import_that_fails_leaves_no_download(bucket: Bucket) -> None:
+    """The fixture looks for it."""
+    bucket.put(f"exports/{NAME}", b"heading\nvalue\n")
+    assert "user_id" in refusal(bucket.project, bucket.run())
+
+
+MISSING: dict[str, tuple[dict[str, object], list[object], list[str]]] = {
+    "bucket": ({"bucket": "no-such-bucket"}, [], ["no-such-bucket", "[aws] bucket"]),
+    "key": ({}, ["vip.csv"], ["exports/vip.csv"]),
+    "temporary folder": ({"tmp_folder": "no-such-folder"}, [NAME], ["no-such-folder"]),
+    "folder": ({"folder": "nothing/here"}, [], ["nothing/here", "such as users_20"]),
+}
+
+
+@pytest.mark.parametrize(("aws", "arguments", "named"), MISSING.values(), ids=MISSING)
+def test_what_is_missing_in_s3_is_named(
+    bucket: Bucket, aws: dict[str, object], arguments: list[object], named: list[str]
+) -> None:
+    bucket.put(f"exports/{NAME}", one_user("right"))
+    line = refusal(bucket.project, bucket.run(*arguments, **aws))
+    assert [word for word in named if word not in line] == [], line
+
+
+def test_missing_credentials_are_named(bucket: Bucket) -> None:
+    line = refusal(bucket.project, bucket.project.run(env=NOWHERE))
+    assert "credentials" in line
+    assert "[aws] access_key" in line
+
+
+def test_an_s3_that_cannot_be_reached_is_named(bucket: Bucket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    assert url.removeprefix("http://") in refusal(bucket.project, bucket.run(endpoint_url=url))
+
+
+#### An S3 that shows who asks, and breaks off
+
+
+class Transfer(NamedTuple):
+    """What goes wrong with one download, and what the object becomes after it."""
+
+    trouble: str = ""  # cut, unfinished chunks, no size, damaged, denied
+    becomes: bytes | None = None
+
+
+class Asked(NamedTuple):
+    path: str
+    headers: Message
+
+    @property
+    def credential(self) -> list[str]:
+        """Key, date, region, service and an end of the Authorization header."""
+        return self.headers["Authorization"].partition("Credential=")[2].split(",")[0].split("/")
+
+    def is_signed_with(self, secret: str) -> bool:
+        """https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html"""
+        fields = self.headers["Authorization"].replace(", ", ",").split(" ", 1)[1].split(",")
+        _, names, signature = (field.partition("=")[2] for field in fields)
+        url = urlsplit(self.path)
+        canonical = [
+            "GET",
+            url.path,
+            "&".join(sorted(url.query.split("&"))),
+            *(f"{name}:{' '.join(self.headers[name].split())}" for name in names.split(";")),
+            "",
+            names,
+            self.headers["x-amz-content-sha256"],
+        ]
+        scope = self.credential[1:]
+        text = [
+            "AWS4-HMAC-SHA256",
+            self.headers["x-amz-date"],
+            "/".join(scope),
+            hashlib.sha256("\n".join(canonical).encode()).hexdigest(),
+        ]
+        key = b"AWS4" + secret.encode()
+        for part in (*scope, "\n".join(text)):
+            key = hmac.digest(key, part.encode(), "sha256")
+        return key.hex() == signature
+
+
+class Store(ThreadingHTTPServer):
+    """As much of S3 as a download takes: one object, its listing, ranges and conditions."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), StoreConnection)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.content = b""
+        self.key = f"exports/{NAME}"
+        self.transfers: list[Transfer] = []  # the last one stays
+        self.denies = False
+        self.asked: list[Asked] = []
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keep silent: clients come and go."""
+
+
+class StoreConnection(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Store
+
+    def do_HEAD(self) -> None:
+        self.reply(200, b"", {"Content-Length": str(len(self.server.content))} | self.labels())
+
+    def do_GET(self) -> None:
+        store = self.server
+        store.asked.append(Asked(self.path, self.headers))
+        if store.denies:
+            self.refuse(403, "AccessDenied", f"Denied, {self.headers['x-amz-security-token']}")
+        elif "list-type" in self.path:
+            item = f"<Key>{escape(store.key)}</Key><Size>{len(store.content)}</Size>"
+            listing = f"<IsTruncated>false</IsTruncated><Contents>{item}</Contents>"
+            self.reply(200, f"<ListBucketResult>{listing}</ListBucketResult>".encode())
+        elif unquote(urlsplit(self.path).path) != f"/bucket/{store.key}":
+            self.refuse(404, "NoSuchKey", "There is no such key")
+        elif self.headers["If-Match"] not in (None, self.labels()["ETag"]):
+            self.refuse(412, "PreconditionFailed", "It is another one now")
+        else:
+            self.send_content(self.next_transfer())
+
+    def next_transfer(self) -> Transfer:
+        transfers = self.server.transfers or [Transfer()]
+        return transfers.pop(0) if len(transfers) > 1 else transfers[0]
+
+    def send_content(self, transfer: Transfer) -> None:
+        content, labels = self.server.content, self.labels()
+        body, status = content, 200
+        if asked := self.headers["Range"]:
+            start, _, end = asked.removeprefix("bytes=").partition("-")
+            last = min(int(end or len(content)), len(content) - 1)
+            body, status = content[int(start) : last + 1], 206
+            labels["Content-Range"] = f"bytes {start}-{last}/{len(content)}"
+        if transfer.becomes is not None:
+            self.server.content = transfer.becomes
+        labels["Content-Length"] = str(len(body))
+        half = body[: body.index(b"\n", len(body) // 2) + 1]  # all rows in it are whole
+        if transfer.trouble == "cut":
+            body = half
+        elif transfer.trouble == "no size":
+            body = half
+            del labels["Content-Length"]
+        elif transfer.trouble == "unfinished chunks":
+            body = b"%x\r\n%b\r\n" % (len(half), half)
+            labels |= {"Transfer-Encoding": "chunked"}
+            del labels["Content-Length"]
+        elif transfer.trouble == "damaged":
+            body = body.replace(b"u1", b"u9")
+        self.close_connection = bool(transfer.trouble)
+        self.reply(status, body, labels)
+
+    def labels(self) -> dict[str, str]:
+        """https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html"""
+        content = self.server.content
+        checksum = base64.b64encode(struct.pack(">I", zlib.crc32(content))).decode()
+        return {
+            "ETag": f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"',
+            "Accept-Ranges": "bytes",
+            "x-amz-checksum-crc32": checksum,
+            "x-amz-checksum-type": "FULL_OBJECT",
+        }
+
+    def refuse(self, status: int, code: str, message: str) -> None:
+        text = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
+        self.reply(status, text.encode())
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        if headers is None:
+            headers = {"Content-Length": str(len(body))}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *values: Any) -> None:
+        """Keep silent."""
+
+
+@pytest.fixture
+def store(project: Project) -> Iterator[Store]:
+    """A store with the file of one user in it, which the project is to read."""
+    with Store() as started:
+        started.content = one_user("u1")
+        project.configure(
+            aws={
+                "use_aws": "true",
+                "bucket": "bucket",
+                "folder": "exports",
+                "region": "eu-west-1",
+                "endpoint_url": started.url,
+                "tmp_folder": project.exports,
+            }
+        )
+        Thread(target=started.serve_forever, args=(0.05,), daemon=True).start()
+        yield started
+        started.shutdown()
+    assert list(project.exports.iterdir()) == []
+
+
+def in_dot_env(project: Project, **values: str) -> dict[str, str]:
+    lines = [f"{name}={value}\n" for name, value in values.items()]
+    (project.folder / ".env").write_text("".join(lines))
+    return {}
+
+
+def in_config(project: Project, key: str, secret: str) -> dict[str, str]:
+    project.configure(aws={"access_key": key, "secret_key": secret})
+    return {}
+
+
+def in_home(project: Project, key: str, secret: str) -> dict[str, str]:
+    (project.folder / ".aws").mkdir()
+    text = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
+    (project.folder / ".aws" / "credentials").write_text(text)
+    return {}
+
+
+def environment(key: str, secret: str) -> dict[str, str]:
+    return {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+
+
+PLACES: dict[str, Callable[[Project], dict[str, str]]] = {
+    "config.ini": lambda p: in_config(p, "RIGHT", "right"),
+    ".env over config.ini": lambda p: (
+        in_config(p, "WRONG", "wrong") | in_dot_env(p, **environment("RIGHT", "right"))
+    ),
+    "environment over .env": lambda p: (
+        in_config(p, "WRONG", "wrong")
+        | in_dot_env(p, **environment("WRONG", "wrong"))
+        | environment("RIGHT", "right")
+    ),
+    "boto3's own chain": lambda p: in_home(p, "RIGHT", "right"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_both_aws_keys_are_found(
+    project: Project, store: Store, place: Callable[[Project], dict[str, str]]
+) -> None:
+    result = project.run(env=NOWHERE | place(project))
+    assert imported(project) == ["u1"], result
+    for asked in store.asked:
+        assert asked.credential[0] == "RIGHT"
+        assert asked.credential[2] == "eu-west-1"
+        assert asked.is_signed_with("right")
+        assert "x-amz-security-token" not in asked.headers
+
+
+@pytest.mark.parametrize("place", [".env", "environment"])
+def test_a_session_token_goes_with_its_keys(project: Project, store: Store, place: str) -> None:
+    values = KEYS | {"AWS_SESSION_TOKEN": "token-of-session"}
+    result = project.run(env=in_dot_env(project, **values) if place == ".env" else values)
+    assert imported(project) == ["u1"], result
+    assert {asked.headers["x-amz-security-token"] for asked in store.asked} == {"token-of-session"}
+
+
+def test_a_session_token_does_not_go_with_other_keys(project: Project, store: Store) -> None:
+    in_config(project, "RIGHT", "right")
+    result = project.run(env=NOWHERE | {"AWS_SESSION_TOKEN": "token-of-somebody"})
+    assert imported(project) == ["u1"], result
+    assert all("x-amz-security-token" not in asked.headers for asked in store.asked)
+
+
+def test_a_denied_access_is_named_with_what_it_takes_and_no_token(
+    project: Project, store: Store
+) -> None:
+    store.denies = True
+    values = KEYS | {"AWS_SESSION_TOKEN": "token-of-session+/="}
+    result = project.run(env=values)
+    line = refusal(project, result)
+    assert "s3:ListBucket" in line
+    assert "s3:GetObject" in line
+    seen = result.out + result.err + result.debug_log
+    assert not [secret for secret in values.values() if secret in seen and "AKIA" not in secret]
+
+
+@pytest.mark.parametrize("denies", [False, True])
+def test_check_asks_s3_whether_it_would_have_us(
+    project: Project, store: Store, denies: bool
+) -> None:
+    store.denies = denies
+    result = project.run("--check", env=KEYS)
+    assert result.status == int(denies), result
+    (line,) = [line for line in (result.out + result.err).splitlines() if "S3" in line]
+    assert ("s3:GetObject" in line) == denies
+    assert (NAME in line) != denies
+    assert {request.path for request in project.sandbox.requests} == {"/me"}
+
+
+def test_folders_below_are_not_even_listed(project: Project, store: Store) -> None:
+    """They may hold a million keys."""
+    project.run(env=KEYS)
+    (listing,) = [asked.path for asked in store.asked if "list-type=2" in asked.path]
+    assert "delimiter=%2F" in listing
+    assert "prefix=exports%2F" in listing
+
+
+def rows(first: int, last: int) -> bytes:
+    """A file of users in which a part is never the whole."""
+    return b"user_id\n" + b"".join(b"u%d\n" % number for number in range(first, last + 1))
+
+
+def users(content: bytes) -> list[str]:
+    return [row["user_id"] for row in csv.DictReader(content.decode().splitlines())]
+
+
+OLD, LONGER, SHORTER, SAME_SIZE = rows(100, 199), rows(100, 250), rows(100, 110), rows(300, 399)
+
+
+@pytest.mark.parametrize("trouble", ["cut", "unfinished chunks"])
+def test_a_download_that_breaks_off_is_begun_anew(
+    project: Project, store: Store, trouble: str
+) -> None:
+    store.content = OLD
+    store.transfers = [Transfer(trouble), Transfer()]
+    result = project.run(env=KEYS)
+    assert (result.status, imported(project)) == (0, users(OLD)), result
+
+
+@pytest.mark.parametrize("trouble", ["cut", "unfinished chunks", "no size", "damaged"])
+def test_a_download_that_goes_wrong_for_good_is_never_imported_in_part(
+    project: Project, store: Store, trouble: str
+) -> None:
+    store.content = OLD
+    store.transfers = [Transfer(trouble)]
+    line = refusal(project, project.run(env=KEYS))
+    assert NAME in line
+    assert "try again later" in line
+
+
+@pytest.mark.parametrize(
+    "new", [LONGER, SHORTER, SAME_SIZE], ids=["longer", "shorter", "same size"]
+)
+def test_an_object_that_changes_between_two_tries_is_imported_as_it_is_then(
+    project: Project, store: Store, new: bytes
+) -> None:
+    store.content = OLD
+    store.transfers = [Transfer("cut", becomes=new), Transfer()]
+    result = project.run(env=KEYS)
+    assert (result.status, imported(project)) == (0, users(new)), result
