@@ -301,10 +301,10 @@ PATHS = (
 NEEDED = ("aws_bucket", "hipchat_api_key", "hipchat_room_id", "slack_webhook_url")
 
 
-def nearest(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.0) -> str:
+def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
     """The names of `known` that are spelt most like `name`, case aside."""
     spelt = {candidate.lower(): candidate for candidate in known}
-    return ", ".join(spelt[n] for n in difflib.get_close_matches(name.lower(), spelt, most, cutoff))
+    return ", ".join(spelt[n] for n in difflib.get_close_matches(name.lower(), spelt, most, 0.0))
 
 
 def unquote(text: str) -> str:
@@ -468,7 +468,8 @@ def wrong_values(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
     yield bad, "[csv] encoding", "is unknown; write one such as utf-8 or cp1252"
     bad = not (s.intercom_access_token or dry_run or (s.intercom_api_id and s.intercom_api_key))
     key = "api_key" if s.intercom_api_id else "api_id" if s.intercom_api_key else "access_token"
-    yield bad, f"[intercom] {key}", "is blank; write it here or in .env (INTERCOM_ACCESS_TOKEN=...)"
+    name = SECRETS[f"intercom_{key}"]
+    yield bad, f"[intercom] {key}", f"is blank; write it here, or in .env as {name}=..."
     bad = not works(lambda: requests.Request("GET", s.intercom_user_url).prepare())
     yield bad, "[intercom] user_url", "is no URL; write one such as https://api.intercom.io/users"
     names = [source.name for source in s.sources if not source.attribute]
@@ -489,14 +490,11 @@ def works(action: Callable[[], object]) -> bool:
 
 #### Finding the file
 
-NO_KEY = "there is no such file; see [aws] folder, or use --local for one on disk"
-DENIED = "the keys may not read it: they need s3:ListBucket and s3:GetObject there"
 S3_ERRORS = {
     "NoSuchBucket": "there is no such bucket; see [aws] bucket",
-    "NoSuchKey": NO_KEY,
-    "404": NO_KEY,
-    "AccessDenied": DENIED,
-    "403": DENIED,
+    "404": "there is no such file; see [aws] folder, or use --local for one on disk",
+    "AccessDenied": "the keys may not do this: they need s3:ListBucket and s3:GetObject there",
+    "403": "the keys are wrong, or may not read it; see [aws] access_key and secret_key",
     "InvalidAccessKeyId": "S3 doesn't know the key; see [aws] access_key",
     "SignatureDoesNotMatch": "the secret is wrong; see [aws] secret_key",
     "NoCredentialsError": "there are no credentials; see [aws] access_key and secret_key",
@@ -728,8 +726,8 @@ def map_columns(
     for source in sources:
         times = 1 if source.constant else headings.count(source.text)
         if times != 1:
-            near = nearest(source.text, headings, 3, 0.5) or "none is like it"
-            what = f"stands there {times} times" if times else f"is missing (nearest: {near})"
+            near = nearest(source.text, headings, 3)[:100]
+            what = f"stands there {times} times" if times else f"is missing; the nearest: {near}"
             problems.append(f"{source.text!r} (for {source.name}) {what}")
     if not any(source.name in IDENTITY for source in sources if not source.attribute):
         there = ", ".join(headings)[:500]
@@ -872,6 +870,8 @@ class RateLimit:
         now, wait = time.monotonic(), answer.until_reset()
         if answer.status > 0:
             self.per_window = answer.number("X-RateLimit-Limit") or math.inf
+        else:
+            self.left -= 1  # Intercom may have counted the request nevertheless
         self.held_until = max(self.held_until, now + answer.pause())
         reset = answer.number("X-RateLimit-Reset")
         remaining = answer.number("X-RateLimit-Remaining")
@@ -1307,7 +1307,8 @@ class Run:
         if again or not self.counting:
             raise KeyboardInterrupt(number)
         if sys.stderr and sys.stderr.isatty():
-            os.write(sys.stderr.fileno(), b"\r" + LAST_REQUEST.encode() + b"\n")
+            with contextlib.suppress(OSError):
+                os.write(sys.stderr.fileno(), f"\r{LAST_REQUEST}\n".encode())
 
     def stop(self, reason: str | Exception) -> None:
         """Note why the run stops; the first reason counts."""
@@ -1691,7 +1692,8 @@ def refuse(run: Run, problems: dict[str, str], config: Path) -> None:
         slack_use_slack=run.settings.slack_use_slack and "[slack]" not in wrong,
     )
     why = f"the settings in {config.absolute()} are wrong: {'; '.join(lines)}"
-    announce(run, able, "not started", why, [f"the reasons: {run.error_log}"])
+    told = [f"the reasons: {run.error_log}"] if run.error_log else []
+    announce(run, able, "not started", why, told)
 
 
 #### The command line

@@ -16,6 +16,8 @@ import pytest
 from conftest import Project, Result
 from sandbox import Fault, Request, Sandbox
 
+from export_csv import Answer, RateLimit
+
 LIMIT, LEFT, RESET = "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"
 SOON = 25  # seconds: far more than a run takes that waits for nothing, far less than one that does
 
@@ -75,6 +77,16 @@ def test_requests_that_fail_are_counted_too(
     result = project.run()
     assert result.counts() == (36, 0, 4)
     assert sandbox.answers[429] == 0
+
+
+def test_a_request_without_an_answer_may_have_been_counted() -> None:
+    date = formatdate(1_800_000_000, usegmt=True)
+    window = {LIMIT: "20", RESET: "1800000009", "Date": date}
+    limit = RateLimit()
+    limit.learn(Answer(200, window | {LEFT: "2"}, b"", "", 0.1))
+    assert limit.opens(under_way=1) == 0
+    limit.learn(Answer(0, {}, b"", "no answer", 0.1))
+    assert limit.opens(under_way=1) > time.monotonic() + 5
 
 
 def test_contacts_keep_the_limit_with_two_requests_a_user(

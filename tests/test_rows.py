@@ -470,7 +470,9 @@ def test_missing_and_ambiguous_headings_are_reported_together(
         user={"user_id": "uid", "email": "E-Mail", "name": "name", "last_seen_ip": "IP"},
         custom_attributes={"plan": "Plan:string", "count": "bookings_count : integer"},
     )
-    project.write("UID,email,name,Plan,IP,IP,other,other,booking_count\nu1,,,,,,,,\n")
+    project.write(
+        "UID,email,name,Plan,IP,IP,mail,ID,bookings,other,other,count,booking_count\nu1,,,,,,,,,,,,\n"
+    )
     said = stopped_before_the_first_user(project.run())
     assert not sandbox.requests
     for missing, near in (("uid", "UID"), ("E-Mail", "email"), ("bookings_count", "booking_count")):
