@@ -1173,17 +1173,17 @@ def notify(settings: Settings, text: str, color: str) -> None:
 class Progress:
     """One line on a terminal: share done, users, users a second, time left."""
 
-    def __init__(self, lines: int) -> None:
-        self.lines = lines  # of the file; 0 where nothing is to be drawn
+    def __init__(self, sheet: Sheet, lines: int) -> None:
+        self.sheet, self.lines = sheet, lines  # of the file; 0 where nothing is to be drawn
         self.began = self.drawn = time.monotonic()
         self.width = 0
 
-    def draw(self, line: int, users: int, trouble: str) -> None:
+    def draw(self, users: int, trouble: str) -> None:
         now = time.monotonic()
         if not self.lines or now < self.drawn + 0.25:
             return
         self.drawn, seconds = now, now - self.began
-        share = min(1.0, line / self.lines)
+        share = min(1.0, self.sheet.line / self.lines)
         left = timedelta(seconds=round(seconds / share - seconds)) if users else "?"
         rate = users / seconds
         parts = [f"{share:4.0%}", f"{users} users", f"{rate:.1f} users/s", f"{left} left"]
@@ -1424,9 +1424,7 @@ def print_users(jobs: Iterator[Job], run: Run) -> None:
         raise StopRun(f"standard output can't be written: {error.strerror}") from None
 
 
-def send_users(
-    jobs: Iterator[Job], sheet: Sheet, intercom: Intercom, run: Run, progress: Progress
-) -> None:
+def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Progress) -> None:
     """Send all jobs, as many at once as settings and Intercom allow; in the end all are settled.
 
     Only this thread counts, logs and decides; the others do nothing but talk to Intercom.
@@ -1444,7 +1442,7 @@ def send_users(
 
     send: Callable[..., Any] = threads.submit if most > 1 else lambda run_it, *what: run_it(*what)
     while True:
-        progress.draw(sheet.line, run.imported + run.unchanged + run.not_imported, run.trouble)
+        progress.draw(run.imported + run.unchanged + run.not_imported, run.trouble)
         stopping = run.stopped()
         if not stopping and under_way + len(waiting) < most:
             if held_back is None and (held_back := next(jobs, None)):
@@ -1561,12 +1559,12 @@ def import_file(file: CsvFile, run: Run) -> None:
     run.kept = KeptRows(settings.csv_not_imported_folder, file.name, run.started, sheet)
     run.counting = True
     jobs = make_jobs(sheet, run)
-    progress = Progress(lines)
+    progress = Progress(sheet, lines)
     try:
         if run.dry:
             print_users(jobs, run)
         else:
-            send_users(jobs, sheet, intercom, run, progress)
+            send_users(jobs, intercom, run, progress)
     except Exception as error:
         run.stop(error)
     progress.write([])
