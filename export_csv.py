@@ -564,33 +564,37 @@ def open_file(settings: Settings) -> CsvFile:
         raise StopRun(f"{tried} can't be read: {error.strerror}; see [local] folder") from None
 
 
+def s3_client(settings: Settings) -> Any:
+    """A connection with the keys of the settings, or where there are none, boto3's own chain."""
+    import boto3
+    from botocore.config import Config
+
+    keys_of_environment = settings.aws_access_key == os.environ.get("AWS_ACCESS_KEY_ID")
+    return boto3.client(
+        "s3",
+        aws_access_key_id=settings.aws_access_key or None,
+        aws_secret_access_key=settings.aws_secret_key or None,
+        aws_session_token=os.environ.get("AWS_SESSION_TOKEN") if keys_of_environment else None,
+        region_name=settings.aws_region or None,
+        endpoint_url=settings.aws_endpoint_url or None,
+        config=Config(connect_timeout=10, retries={"mode": "standard", "max_attempts": 5}),
+    )
+
+
 def open_s3(settings: Settings) -> CsvFile:
     """A whole copy of the object that is named, or of the newest.
 
     Only immediate children of the folder are listed: see Delimiter in
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
     """
-    try:
-        import boto3
-        from boto3.s3.transfer import TransferConfig
-        from botocore.config import Config
-    except ImportError as error:
-        raise StopRun(f"the package {error.name} is missing: {INSTALL}") from None
     bucket, name = settings.aws_bucket, settings.file_name
     folder = f"{settings.aws_folder.strip('/')}/".lstrip("/")
     place = f"s3://{bucket}/{folder}"
     tmp_folder = settings.aws_tmp_folder or tempfile.gettempdir()
-    keys_of_environment = settings.aws_access_key == os.environ.get("AWS_ACCESS_KEY_ID")
     try:
-        client = boto3.client(
-            "s3",
-            aws_access_key_id=settings.aws_access_key or None,
-            aws_secret_access_key=settings.aws_secret_key or None,
-            aws_session_token=os.environ.get("AWS_SESSION_TOKEN") if keys_of_environment else None,
-            region_name=settings.aws_region or None,
-            endpoint_url=settings.aws_endpoint_url or None,
-            config=Config(connect_timeout=10, retries={"mode": "standard", "max_attempts": 5}),
-        )
+        client = s3_client(settings)
+        from boto3.s3.transfer import TransferConfig
+
         if settings.file_select_latest:
             listing = client.get_paginator("list_objects_v2")
             pages = listing.paginate(Bucket=bucket, Prefix=folder, Delimiter="/")
@@ -602,6 +606,8 @@ def open_s3(settings: Settings) -> CsvFile:
         client.download_fileobj(bucket, folder + name, copy, Config=one_by_one)
     except StopRun:
         raise
+    except ImportError as error:
+        raise StopRun(f"the package {error.name} is missing: {INSTALL}") from None
     except OSError as error:
         raise StopRun(f"the download can't be written to {tmp_folder}: {error.strerror}") from None
     except Exception as error:  # boto3, botocore and s3transfer have no root in common
@@ -1467,9 +1473,11 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
                 job, answer = answers.get(timeout=min(POLL, ready - now))
                 under_way -= 1
                 limit.learn(answer)
-                if settle(job, answer, run):
+                log.debug("%s: %s in %.3f s", job, answer, answer.seconds)
+                if is_sent_again(job, answer, run):
                     waiting.append(job)
                 else:
+                    settle(job, answer, run)
                     run.unsettled.remove(job)
                     busy.difference_update(job.identities)
         elif next_due:
@@ -1478,11 +1486,9 @@ def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, progress: Prog
             return
 
 
-def settle(job: Job, answer: Answer, run: Run) -> bool:
-    """Do what the answer asks for; whether the job is to be sent again, when it is due."""
+def is_sent_again(job: Job, answer: Answer, run: Run) -> bool:
+    """Whether the answer asks for another request, which the job then knows with its time."""
     settings = run.settings
-    log.debug("%s: %s in %.3f s", job, answer, answer.seconds)
-    meaning = verdict(answer.status, bool(job.intercom_id))
     exists = EXISTS.search(str(answer)) if settings.contacts and answer.status == 409 else None
     if exists and not exists[1] and not job.intercom_id:
         job.intercom_id = exists[2]
@@ -1490,38 +1496,43 @@ def settle(job: Job, answer: Answer, run: Run) -> bool:
     if job.id_is_remembered and answer.status == 404:
         job.intercom_id, job.id_is_remembered = "", False
         return True
-    if meaning == "retry" and not run.reason:  # a run that stops tries nothing again
-        if job.tries < settings.intercom_retries:
-            wait = max(settings.intercom_timeout, answer.pause())
-            job.tries, job.due = job.tries + 1, time.monotonic() + wait
-            run.trouble = f"retry {job.tries} in {wait:.3g} s: {answer}"
-            log.warning("%s: %s: retry %d in %.3g s", job, answer, job.tries, wait)
-            return True
+    is_to_retry = verdict(answer.status, bool(job.intercom_id)) == "retry" and not run.reason
+    if is_to_retry and job.tries < settings.intercom_retries:
+        wait = max(settings.intercom_timeout, answer.pause())
+        job.tries, job.due = job.tries + 1, time.monotonic() + wait
+        run.trouble = f"retry {job.tries} in {wait:.3g} s: {answer}"
+        log.warning("%s: %s: retry %d in %.3g s", job, answer, job.tries, wait)
+        return True
+    return False
+
+
+def settle(job: Job, answer: Answer, run: Run) -> None:
+    """Count the job by the last answer to it; stop the run where that says so."""
+    settings = run.settings
+    meaning = verdict(answer.status, bool(job.intercom_id))
+    run.trouble = ""
+    if meaning == "retry" and not run.reason:  # a run that stops has not used up the retries
         run.given_up += 1
         run.unsafe.update(job.identities)
     else:
         run.given_up = 0
     in_row = run.refused is not None and answer.status in (400, 422)
     run.refused = (run.refused or 0) + 1 if in_row else None
-    run.trouble = ""
     if meaning == "accepted":
         run.imported += 1
         if run.sent:
             intercom_id = answer.json().get("id") or job.intercom_id
             run.sent.remember(job, job.digest, str(intercom_id))
-        return False
+        return
     if meaning == "stop":
         run.stop(stop_reason(answer, settings))
     elif run.given_up == 2:
-        run.stop(
-            f"Intercom is down or out of reach: two users in a row used up their retries ({answer})"
-        )
+        why = "Intercom is down or out of reach: two users in a row used up their retries"
+        run.stop(f"{why} ({answer})")
     elif run.refused == 100:
         advice = "" if settings.contacts else USE_CONTACTS
         run.stop(f"the first 100 users were all refused{advice} ({answer})")
-    archived = "; archived in Intercom" if exists and exists[1] else ""
-    run.keep(job.row, f"{answer}{archived}", job)
-    return False
+    run.keep(job.row, str(answer), job)
 
 
 #### Start and end of a run
