@@ -291,13 +291,6 @@ TYPE_FORMS = {
     float: (r"[0-9]{1,9}(\.[0-9]*)?", "a number such as 30"),
     str: ("[^\n]*", "it on one line"),
 }
-PATHS = (
-    "aws_tmp_folder",
-    "local_folder",
-    "csv_not_imported_folder",
-    "intercom_state_file",
-    "log_folder",
-)
 NEEDED = ("aws_bucket", "hipchat_api_key", "hipchat_room_id", "slack_webhook_url")
 
 
@@ -382,7 +375,7 @@ def read_keys(values: dict[str, dict[str, str]], problems: dict[str, str]) -> di
         if not key:
             continue  # those that read_sources reads
         text = values.get(section, {}).pop(key, "")
-        if name in PATHS:
+        if name.endswith(("_folder", "_file")) and name != "aws_folder":
             text = os.path.expanduser(text)  # noqa: PTH111 - which lets an unknown ~user be
         if name in SECRETS:
             text = os.environ.get(SECRETS[name]) or text
