@@ -700,8 +700,8 @@ def open_sheet(file: CsvFile, settings: Settings) -> Sheet:
     first = next(rows, None)
     headings = [cell.strip() for cell in next(csv.reader([settings.csv_headings]), [])]
     found = [cell.strip() for cell in first.cells] if first else []
-    problem = first.problem if first else sheet.broken or "the file is empty"
-    problem = sheet.tail[0].problem if sheet.tail else problem
+    end = sheet.tail[0].problem if sheet.tail else sheet.broken or "the file is empty"
+    problem = first.problem if first else end
     if headings and found != headings:
         sheet.rows = itertools.chain([first] if first else [], rows)
     elif problem or first is None:
