@@ -27,6 +27,7 @@ import math
 import os
 import queue
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -485,14 +486,11 @@ def works(action: Callable[[], object]) -> bool:
 
 S3_ERRORS = {
     "NoSuchBucket": "there is no such bucket; see [aws] bucket",
-    "404": "there is no such file; see [aws] folder, or use --local for one on disk",
+    "NoSuchKey": "there is no such file; see [aws] folder, or use --local for one on disk",
     "AccessDenied": "the keys may not do this: they need s3:ListBucket and s3:GetObject there",
-    "403": "the keys are wrong, or may not read it; see [aws] access_key and secret_key",
     "InvalidAccessKeyId": "S3 doesn't know the key; see [aws] access_key",
     "SignatureDoesNotMatch": "the secret is wrong; see [aws] secret_key",
     "NoCredentialsError": "there are no credentials; see [aws] access_key and secret_key",
-    "RetriesExceededError": "the download broke off again and again; try again later",
-    "FlexibleChecksumError": "the download was damaged; try again later",
 }
 
 
@@ -580,14 +578,19 @@ def open_s3(settings: Settings) -> CsvFile:
     Only immediate children of the folder are listed: see Delimiter in
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
     """
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        client = s3_client(settings)
+    except ImportError as error:
+        raise StopRun(f"the package {error.name} is missing: {INSTALL}") from None
+    except ValueError as error:
+        raise StopRun(f"{error}; see [aws] in config.ini") from None
     bucket, name = settings.aws_bucket, settings.file_name
     folder = f"{settings.aws_folder.strip('/')}/".lstrip("/")
     place = f"s3://{bucket}/{folder}"
     tmp_folder = settings.aws_tmp_folder or tempfile.gettempdir()
     try:
-        client = s3_client(settings)
-        from boto3.s3.transfer import TransferConfig
-
         if settings.file_select_latest:
             listing = client.get_paginator("list_objects_v2")
             pages = listing.paginate(Bucket=bucket, Prefix=folder, Delimiter="/")
@@ -595,23 +598,38 @@ def open_s3(settings: Settings) -> CsvFile:
             name = newest((key[len(folder) :] for key in keys), settings.file_time_format, place)
         # A file without a name, of which not even kill -9 leaves anything.
         copy = tempfile.TemporaryFile(dir=tmp_folder)
-        one_by_one = TransferConfig(use_threads=False)  # which Ctrl-C ends at once
-        client.download_fileobj(bucket, folder + name, copy, Config=one_by_one)
-    except StopRun:
-        raise
-    except ImportError as error:
-        raise StopRun(f"the package {error.name} is missing: {INSTALL}") from None
-    except OSError as error:
-        raise StopRun(f"the download can't be written to {tmp_folder}: {error.strerror}") from None
-    except Exception as error:  # boto3, botocore and s3transfer have no root in common
+        for _ in range(5):
+            if download(client, bucket, folder + name, copy):
+                return CsvFile(name.rpartition("/")[2], copy, os.fstat(copy.fileno()).st_size)
+    except (BotoCoreError, ClientError) as error:
         code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
         log.debug("S3: %s", error)
         why = S3_ERRORS.get(code, f"{error}; see [aws] in config.ini")
         raise StopRun(f"{place}{name}: {why}") from None
-    size = copy.tell()
-    copy.truncate()  # what an earlier try has left, where the object is shorter now
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise StopRun(f"the download can't be written to {tmp_folder}: {why}") from None
+    raise StopRun(f"{place}{name}: the download broke off five times; try again later")
+
+
+def download(client: Any, bucket: str, key: str, copy: IO[bytes]) -> bool:
+    """Copy the object; whether all of it is there, from one state of the object, and undamaged.
+
+    boto3's own download_fileobj would hide Ctrl-C, and give a part as the whole.
+    """
+    from botocore.exceptions import BotoCoreError
+
+    answer = client.get_object(Bucket=bucket, Key=key)
     copy.seek(0)
-    return CsvFile(name.rpartition("/")[2], copy, size)
+    copy.truncate()
+    try:
+        shutil.copyfileobj(answer["Body"], copy)
+    except BotoCoreError as error:
+        log.warning("the download of %s broke off: %s", key, error)
+        return False
+    size = copy.tell()
+    copy.seek(0)
+    return size == int(answer.get("ContentLength", -1))
 
 
 #### Rows to users
@@ -658,6 +676,13 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
             lines.append(line)
             yield line if number else line.removeprefix("\ufeff")
 
+    def rest() -> Iterator[str]:
+        yield from lines
+        try:
+            yield from text
+        except READ_ERRORS as error:
+            sheet.broken = f"the file breaks off after line {sheet.line}: {error}"
+
     reader = csv.reader(pull(), delimiter=sheet.delimiter, strict=True)
     while True:
         cells, problem = [], ""
@@ -669,7 +694,7 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
             problem = f"it is no CSV: {error}"
             if re.search("field limit|unexpected end", problem):
                 problem = "a quote opens here and never closes; the rest of the file is inside it"
-                sheet.tail = (Row(sheet.line, itertools.chain(lines, text), cells, problem),)
+                sheet.tail = (Row(sheet.line, rest(), cells, problem),)
                 return
         except READ_ERRORS as error:
             if lines:
@@ -924,8 +949,9 @@ class Intercom:
             content = b"".join(itertools.islice(response.iter_content(2**16), MAX_CHUNKS))
         except Exception as error:  # whatever it is, there is no answer, and the run has to know
             why = f"no answer ({cause(error)})"
-            hopeless = isinstance(error, requests.exceptions.InvalidURL)  # a proxy's, that is
-            status = -1 if hopeless or "certificate" in why.lower() else 0
+            proxy = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
+            hopeless = isinstance(error, proxy) or re.search("(?i)certificate|PEM lib", why)
+            status = -1 if hopeless else 0
             return Answer(status, {}, b"", why, time.monotonic() - began)
         seconds = time.monotonic() - began
         return Answer(response.status_code, response.headers, content, "", seconds)
@@ -980,8 +1006,7 @@ def check_attributes(intercom: Intercom, settings: Settings) -> None:
 STATE_FORMAT = 0x49435331  # SQLite's application_id; another one where the tables change
 STATE_SCHEMA = f"""
 PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;
-BEGIN;
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS users (key BLOB PRIMARY KEY, digest BLOB, id TEXT, email BLOB);
 CREATE INDEX IF NOT EXISTS users_by_id ON users (id);
 CREATE INDEX IF NOT EXISTS users_by_email ON users (email);
@@ -1008,13 +1033,13 @@ class SentUsers:
             self.database = sqlite3.connect(self.path, timeout=5, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise StopRun(f"the state file {self.path} can't be opened: {error}") from None
-        known = self.execute("PRAGMA application_id") == (STATE_FORMAT,)
+        self.execute("PRAGMA synchronous = NORMAL")
         new = write and self.execute("SELECT count(*) FROM sqlite_master") == (0,)
-        if not (known or new):
-            stop(f"{self.path} is no state file of this version; see [intercom] state_file")
-        elif write:
+        if new and self.execute("PRAGMA application_id") == (0,):
             for statement in STATE_SCHEMA.split(";"):
                 self.execute(statement)
+        if self.execute("PRAGMA application_id") != (STATE_FORMAT,):
+            stop(f"{self.path} is no state file of this version; see [intercom] state_file")
 
     def execute(self, statement: str, *values: object) -> Any:
         """The first row of the result; where the state can't be relied on, the run is to stop.
@@ -1182,10 +1207,10 @@ class Progress:
         if not self.lines or now < self.drawn + 0.25:
             return
         self.drawn, seconds = now, now - self.began
-        share = min(1.0, self.sheet.line / self.lines)
-        left = timedelta(seconds=round(seconds / share - seconds)) if users else "?"
-        rate = users / seconds
-        parts = [f"{share:4.0%}", f"{users} users", f"{rate:.1f} users/s", f"{left} left"]
+        share = self.sheet.line / self.lines  # over 1 for a pipe, whose lines nobody has counted
+        left = timedelta(seconds=round(seconds / share - seconds)) if users and share <= 1 else "?"
+        done = f"{share:4.0%}" if share <= 1 else "  ?%"
+        parts = [done, f"{users} users", f"{users / seconds:.1f} users/s", f"{left} left"]
         parts += [show(trouble)] if trouble else []
         self.write(parts)
 
@@ -1194,7 +1219,7 @@ class Progress:
         if self.lines:
             with contextlib.suppress(OSError):
                 room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-                while len(line := "  ".join(parts)) > room:
+                while len(line := "  ".join(parts)) > room and parts:
                     parts = parts[:-1]
                 sys.stderr.write(f"\r{' ' * min(self.width, room)}\r{line}")
                 sys.stderr.flush()
@@ -1266,7 +1291,7 @@ class KeptRows:
 
 def essence(reason: str) -> str:
     """A reason without what differs from row to row or from night to night."""
-    return re.sub(r"request_id \S+|\S*\d\S*", "#", reason)
+    return re.sub(r"request_id \S+|\S*[\d@]\S*", "#", reason)
 
 
 LAST_REQUEST = "stopping after the request under way; once more ends it at once, with rows lost"
@@ -1302,12 +1327,14 @@ class Run:
     counting: bool = False  # rows are counted, so a signal waits for the requests under way
 
     def on_signal(self, number: int, _: object) -> None:
-        again, self.signal = self.signal, number
+        again, self.signal = self.signal, self.signal or number
+        if again and number == getattr(signal, "SIGHUP", None):
+            return  # a terminal that is closed may send it twice
         if again or not self.counting:
             raise KeyboardInterrupt(number)
         if sys.stderr and sys.stderr.isatty():
             with contextlib.suppress(OSError):
-                os.write(sys.stderr.fileno(), f"\r{LAST_REQUEST}\n".encode())
+                os.write(sys.stderr.fileno(), f"\n{LAST_REQUEST}\n".encode())
 
     def stop(self, reason: str | Exception) -> None:
         """Note why the run stops; the first reason counts."""
@@ -1330,7 +1357,9 @@ class Run:
             log.error("%s: not imported: %s", job or f"line {row.line}", reason)
             kind = essence(reason)
             kind = kind if kind in self.kinds or len(self.kinds) < 10 else "others"
-            self.kinds.setdefault(kind, [0, reason])[0] += 1
+            self.kinds.setdefault(kind, [0, reason if kind != "others" else "other reasons"])[
+                0
+            ] += 1
         try:
             if self.first_lost:  # behind a gap in the file, none is of use
                 self.first_lost = min(self.first_lost, row.line)
@@ -1558,7 +1587,9 @@ def import_file(file: CsvFile, run: Run) -> None:
     if not run.dry:
         check_attributes(intercom, settings)
     state = Path(settings.intercom_state_file)
-    if settings.intercom_skip_unchanged and (not run.dry or state.exists()):
+    if settings.intercom_skip_unchanged and (
+        not run.dry or (state.exists() and state.stat().st_size)
+    ):
         run.sent = SentUsers(settings, not run.dry, run.stop)
     run.kept = KeptRows(settings.csv_not_imported_folder, file.name, run.started, sheet)
     run.counting = True

@@ -674,8 +674,9 @@ def tls(sandbox: Sandbox, tmp_path: Path) -> Iterator[Tls]:
         {"REQUESTS_CA_BUNDLE": "/nowhere/certificates.pem"},
         {"REQUESTS_CA_BUNDLE": __file__},
         {"HTTPS_PROXY": "unheard-of://127.0.0.1:9"},
+        {"HTTPS_PROXY": "socks5://127.0.0.1:9"},
     ],
-    ids=["missing certificates", "no certificates", "no proxy"],
+    ids=["missing certificates", "no certificates", "no proxy", "no SOCKS"],
 )
 def test_what_can_never_connect_stops_the_run_at_once(
     project: Project, tls: Tls, environment: dict[str, str]

@@ -219,6 +219,25 @@ def test_a_signal_after_the_last_user_changes_nothing_that_was_done(
     assert not result.not_imported
 
 
+@pytest.mark.parametrize("first", SIGNALS, ids=lambda number: number.name)
+def test_a_hangup_behind_a_signal_does_not_end_the_run_at_once(
+    project: Project, sandbox: Sandbox, first: signal.Signals
+) -> None:
+    """A terminal that is closed may send it twice: the shell does, and the kernel."""
+    gate = Gate(sandbox, "u2")
+    project.users(5)
+    child = project.start()
+    eventually(lambda: gate.is_full)
+    child.send(first)
+    time.sleep(0.1)
+    child.send(signal.SIGHUP)
+    time.sleep(0.1)
+    gate.opened.set()
+    result = child.wait()
+    assert (result.status, result.counts()) == (128 + first, (2, 0, 3)), result
+    assert len(result.not_imported_rows()) == 4
+
+
 @both_signals
 def test_a_dry_run_ends_too(project: Project, number: signal.Signals) -> None:
     project.users(200_000)
@@ -488,18 +507,15 @@ class Object(BaseHTTPRequestHandler):
 
     server: Store
 
-    def do_HEAD(self) -> None:
+    def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(2**20))
         self.end_headers()
-
-    def do_GET(self) -> None:
-        self.do_HEAD()
-        self.wfile.write(b"x" * 2**19)
+        self.wfile.write(b"user_id\n" + b"u1x\n" * (2**17 - 2))
         self.server.half_sent.set()
         self.server.goes_on.wait(60)
         with contextlib.suppress(OSError):
-            self.wfile.write(b"x" * 2**19)
+            self.wfile.write(b"u2x\n" * 2**17)
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -539,7 +555,9 @@ def test_a_download_is_left(
     result = child.wait(30)
     assert result.status == 128 + number
     assert [notice["color"] for notice in sandbox.hipchat] == ["yellow", "red"]
+    assert f"{number.name} ended it" in result.err
     assert not list(project.exports.iterdir())
+    assert not result.not_imported
     assert not sandbox.requests
 
 

@@ -97,6 +97,25 @@ def test_reasons_of_one_kind_are_counted_together(project: Project) -> None:
         assert "Field 2" not in told
 
 
+def test_addresses_in_reasons_do_not_make_kinds_of_their_own(project: Project) -> None:
+    project.sandbox.faults = [
+        Fault(status=422, message=f"{name}@example.com is taken") for name in ("ada", "bob")
+    ]
+    project.users(2)
+    project.run()
+    assert "2 x 422" in last_notice(project)
+
+
+def test_kinds_beyond_the_tenth_are_counted_without_a_name(project: Project) -> None:
+    words = "abcdefghijklm"
+    project.sandbox.faults = [Fault(status=422, message=f"No {word}") for word in words]
+    project.users(len(words))
+    result = project.run()
+    assert "3 x other reasons" in result.err
+    assert "1 x 422 unprocessable_entity: No j" in result.err
+    assert "No k" not in result.err
+
+
 def test_a_thousand_kinds_of_reasons_leave_room_for_the_counts(project: Project) -> None:
     words = ["".join(pair) for pair in itertools.product("abcdef", "abcdef")]
     project.sandbox.faults = [Fault(status=409, message=f"{word} " * 30) for word in words]

@@ -759,6 +759,22 @@ def test_a_file_that_breaks_off_in_a_cell_of_many_lines(project: Project, sandbo
     assert len(kept.splitlines()) > 20
 
 
+@pytest.mark.parametrize("damage", ["short", "checksum"])
+def test_a_quote_that_never_closes_in_a_file_that_breaks_off_is_told_as_both(
+    project: Project, sandbox: Sandbox, damage: str
+) -> None:
+    """With more behind the quote than a cell may hold, so that the rest is read when it is kept."""
+    whole = gzip.compress(f'{HEADING}u0,,Zero\nu1,,"{noisy_users(60_000)}'.encode(), 1)
+    whole = whole[: len(whole) * 2 // 3] if damage == "short" else whole[:-8] + b"\0" * 8
+    project.write(whole, f"{NAME}.gz")
+    result = project.run()
+    assert (result.status, result.counts()) == (1, (1, 0, 1)), result
+    assert "breaks off" in result.err
+    assert "can't be written" not in result.err
+    assert "never closes" in result.error_log
+    assert len(result.not_imported[0].read_text()) > 2**20
+
+
 def test_a_file_that_is_not_compressed_but_says_so(project: Project, sandbox: Sandbox) -> None:
     project.write(HEADING + "u1,,One\n", f"{NAME}.gz")
     said = stopped_before_the_first_user(project.run())

@@ -201,6 +201,22 @@ def test_missing_credentials_are_named(bucket: Bucket) -> None:
     assert "[aws] access_key" in line
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [{"HTTP_PROXY": "http://user:pass-word@127.0.0.1:9"}, {"AWS_CA_BUNDLE": "/nowhere.pem"}],
+    ids=["proxy", "certificates"],
+)
+def test_what_leads_to_s3_is_not_taken_for_the_disk(
+    bucket: Bucket, environment: dict[str, str]
+) -> None:
+    if "AWS_CA_BUNDLE" in environment:
+        bucket.project.configure(aws={"endpoint_url": "https://127.0.0.1:9"})
+    line = refusal(bucket.project, bucket.project.run(env=KEYS | NOWHERE | environment))
+    assert "can't be written" not in line
+    assert "[aws]" in line
+    assert "pass-word" not in line
+
+
 def test_an_s3_that_cannot_be_reached_is_named(bucket: Bucket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
@@ -483,8 +499,8 @@ def users(content: bytes) -> list[str]:
 OLD, LONGER, SHORTER, SAME_SIZE = rows(100, 199), rows(100, 250), rows(100, 110), rows(300, 399)
 
 
-@pytest.mark.parametrize("trouble", ["cut", "unfinished chunks"])
-def test_a_download_that_breaks_off_is_begun_anew(
+@pytest.mark.parametrize("trouble", ["cut", "unfinished chunks", "no size", "damaged"])
+def test_a_download_that_goes_wrong_is_begun_anew(
     project: Project, store: Store, trouble: str
 ) -> None:
     store.content = OLD

@@ -496,9 +496,24 @@ def test_a_state_file_that_another_program_locks_is_said(
     skipping.users(3)
     assert skipping.run().status == 0
     sandbox.requests.clear()
+    skipping.users(4)
     with locked(skipping.folder / STATE):
         refuses(skipping, STATE, "locked")
-    assert skipping.run().counts() == (0, 3, 0)
+    assert skipping.run().counts() == (1, 3, 0)
+
+
+def test_a_lock_does_not_matter_where_nothing_has_changed(skipping: Project) -> None:
+    skipping.users(3)
+    assert skipping.run().status == 0
+    with locked(skipping.folder / STATE):
+        assert skipping.run().counts() == (0, 3, 0)
+
+
+def test_a_dry_run_with_an_empty_state_file_is_one_with_none(skipping: Project) -> None:
+    skipping.users(3)
+    (skipping.folder / STATE).touch()
+    assert skipping.run("--dry-run").counts() == (3, 0, 0)
+    assert (skipping.folder / STATE).read_bytes() == b""
 
 
 def test_a_lock_in_the_middle_of_a_run_loses_no_row(skipping: Project, sandbox: Sandbox) -> None:
