@@ -328,7 +328,8 @@ class StoreConnection(BaseHTTPRequestHandler):
             body = half
         elif transfer.trouble == "no size":
             body = half
-            del labels["Content-Length"]
+            for name in ("Content-Length", "x-amz-checksum-crc32", "x-amz-checksum-type"):
+                del labels[name]
         elif transfer.trouble == "unfinished chunks":
             body = b"%x\r\n%b\r\n" % (len(half), half)
             labels |= {"Transfer-Encoding": "chunked"}
