@@ -579,18 +579,16 @@ def open_s3(settings: Settings) -> CsvFile:
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
     """
     try:
+        import boto3  # noqa: F401 - which s3_client uses
         from botocore.exceptions import BotoCoreError, ClientError
-
-        client = s3_client(settings)
     except ImportError as error:
         raise StopRun(f"the package {error.name} is missing: {INSTALL}") from None
-    except ValueError as error:
-        raise StopRun(f"{error}; see [aws] in config.ini") from None
     bucket, name = settings.aws_bucket, settings.file_name
     folder = f"{settings.aws_folder.strip('/')}/".lstrip("/")
     place = f"s3://{bucket}/{folder}"
     tmp_folder = settings.aws_tmp_folder or tempfile.gettempdir()
     try:
+        client = s3_client(settings)
         if settings.file_select_latest:
             listing = client.get_paginator("list_objects_v2")
             pages = listing.paginate(Bucket=bucket, Prefix=folder, Delimiter="/")
@@ -601,7 +599,7 @@ def open_s3(settings: Settings) -> CsvFile:
         for _ in range(5):
             if download(client, bucket, folder + name, copy):
                 return CsvFile(name.rpartition("/")[2], copy, os.fstat(copy.fileno()).st_size)
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, ValueError) as error:
         code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
         log.debug("S3: %s", error)
         why = S3_ERRORS.get(code, f"{error}; see [aws] in config.ini")

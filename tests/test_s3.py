@@ -217,6 +217,11 @@ def test_what_leads_to_s3_is_not_taken_for_the_disk(
     assert "pass-word" not in line
 
 
+def test_a_profile_that_is_not_there_is_told(bucket: Bucket) -> None:
+    environment = KEYS | NOWHERE | {"AWS_PROFILE": "nobody"}
+    assert "nobody" in refusal(bucket.project, bucket.project.run(env=environment))
+
+
 def test_an_s3_that_cannot_be_reached_is_named(bucket: Bucket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
