@@ -1226,6 +1226,7 @@ class Progress:
 
 #### The run
 
+LAST_REQUEST = "stopping after the request under way; once more ends it at once, with rows lost"
 POLL = 0.1  # seconds between two looks for a signal
 ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
@@ -1290,9 +1291,6 @@ class KeptRows:
 def essence(reason: str) -> str:
     """A reason without what differs from row to row or from night to night."""
     return re.sub(r"request_id \S+|\S*[\d@]\S*", "#", reason)
-
-
-LAST_REQUEST = "stopping after the request under way; once more ends it at once, with rows lost"
 
 
 @dataclass

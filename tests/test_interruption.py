@@ -19,7 +19,7 @@ from sandbox import Fault, Request, Sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and mounts")
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-both_signals = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+each_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 
 
 class Gate:
@@ -68,7 +68,7 @@ def users(first: int, last: int) -> list[str]:
 #### Signals
 
 
-@both_signals
+@each_signal
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_the_requests_under_way_finish_and_the_rest_is_kept(
     project: Project, sandbox: Sandbox, number: signal.Signals, concurrency: int
@@ -122,7 +122,7 @@ def test_the_wait_before_another_try_is_left(
     assert len(sandbox.requests) == 3
 
 
-@both_signals
+@each_signal
 @pytest.mark.parametrize("status", [None, 429])
 def test_the_wait_for_the_rate_limit_is_left(
     project: Project, sandbox: Sandbox, number: signal.Signals, status: int | None
@@ -143,7 +143,7 @@ def test_the_wait_for_the_rate_limit_is_left(
     assert len(sandbox.requests) == 2
 
 
-@both_signals
+@each_signal
 def test_a_start_notice_that_hangs_is_left(
     project: Project, sandbox: Sandbox, number: signal.Signals
 ) -> None:
@@ -161,7 +161,7 @@ def test_a_start_notice_that_hangs_is_left(
     assert number.name in result.error_log
 
 
-@both_signals
+@each_signal
 @pytest.mark.parametrize("fault", [Fault(delay=30), Fault(status=503)], ids=["asked", "waiting"])
 def test_the_check_before_the_first_user_is_left(
     project: Project, sandbox: Sandbox, number: signal.Signals, fault: Fault
@@ -238,7 +238,7 @@ def test_a_hangup_behind_a_signal_does_not_end_the_run_at_once(
     assert len(result.not_imported_rows()) == 4
 
 
-@both_signals
+@each_signal
 def test_a_dry_run_ends_too(project: Project, number: signal.Signals) -> None:
     project.users(200_000)
     child = project.start("--dry-run")
@@ -542,7 +542,7 @@ def store(project: Project) -> Iterator[Store]:
         server.shutdown()
 
 
-@both_signals
+@each_signal
 def test_a_download_is_left(
     project: Project, sandbox: Sandbox, store: Store, number: signal.Signals
 ) -> None:

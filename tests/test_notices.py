@@ -116,7 +116,7 @@ def test_kinds_beyond_the_tenth_are_counted_without_a_name(project: Project) -> 
     assert "No k" not in result.err
 
 
-def test_a_thousand_kinds_of_reasons_leave_room_for_the_counts(project: Project) -> None:
+def test_many_long_reasons_leave_room_for_the_counts(project: Project) -> None:
     words = ["".join(pair) for pair in itertools.product("abcdef", "abcdef")]
     project.sandbox.faults = [Fault(status=409, message=f"{word} " * 30) for word in words]
     project.users(len(words))
@@ -124,7 +124,6 @@ def test_a_thousand_kinds_of_reasons_leave_room_for_the_counts(project: Project)
     assert result.counts() == (0, 0, len(words))
     assert f"{len(words)} not imported" in last_notice(project)
     assert str(result.not_imported[0]) in last_notice(project)
-    assert re.search(r"26 x ", last_notice(project)) is None  # far behind what fits
 
 
 def no_file(project: Project) -> None:
