@@ -11,6 +11,9 @@ rem From here on, names are relative: "call" would read a %% or ^ in this folder
 pushd "%~dp0"
 set "VENV=.venv"
 set "VENV_PYTHON=.venv\Scripts\python.exe"
+if not exist requirements.txt goto no_requirements
+rem Each of these makes pip install elsewhere, in part, or not at all; a mirror's address may stay.
+for %%V in (TARGET PREFIX ROOT USER PYTHON DRY_RUN NO_DEPS) do set "PIP_%%V="
 
 rem A half-made .venv has no pip that runs.
 if not exist "%VENV_PYTHON%" goto find_python
@@ -76,12 +79,22 @@ exit /b 1
 rem -I: a PYTHONPATH that holds boto3 would make pip believe that it is installed already.
 "%VENV_PYTHON%" -I -m pip install --quiet --disable-pip-version-check -r requirements.txt >"%VENV%\install.log" 2>&1
 if %ERRORLEVEL% neq 0 goto pip_failed
+"%VENV_PYTHON%" -I -c "import boto3, requests, dotenv" >>"%VENV%\install.log" 2>&1
+if %ERRORLEVEL% neq 0 goto not_importable
 echo Installed into .venv. Next: ".venv\Scripts\python.exe tests\sandbox.py" shows a whole run; for your own, fill in config.ini.
 exit /b 0
 
 :pip_failed
 type "%VENV%\install.log" >&2
 echo installboto: pip could not install requirements.txt; what it said stands above; run this again when that is mended>&2
+exit /b 1
+
+:not_importable
+echo installboto: pip saw no error, but the packages can't be imported (%VENV%\install.log says why); look for target, prefix, root or dry-run in what "%VENV_PYTHON% -m pip config list" prints, or else remove .venv, then run this again>&2
+exit /b 1
+
+:no_requirements
+echo installboto: no requirements.txt in "%CD%"; run the installboto.bat that lies beside export_csv.py, and not a link to it>&2
 exit /b 1
 
 rem Is this Python one to make .venv with? "call", as pyenv-win's python is a batch file.

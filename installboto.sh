@@ -8,9 +8,23 @@ fail() {
     exit 1
 }
 
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || fail 'cannot find the folder I am in'
+script=$0
+while [ -h "$script" ]; do
+    target=$(readlink -- "$script" 2>/dev/null) ||
+        fail "cannot follow the link $script; run the file that it leads to"
+    case $target in
+        /*) script=$target ;;
+        *) script=$(dirname -- "$script")/$target ;;
+    esac
+done
+here=$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd) || fail 'cannot find the folder I am in'
+[ -f "$here/requirements.txt" ] ||
+    fail "no requirements.txt in $here; run the installboto.sh that lies beside export_csv.py"
 venv=$here/.venv
 venv_python=$venv/bin/python
+
+# Each of these makes pip install elsewhere, in part, or not at all; a mirror's address may stay.
+unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_PYTHON PIP_DRY_RUN PIP_NO_DEPS
 
 # A half-made .venv has no pip that runs; one whose Python was replaced has none either.
 venv_is_good() {
@@ -85,6 +99,11 @@ fi
     fail 'pip could not install requirements.txt; what it said stands above;' \
         'run this again when that is mended'
 }
+"$venv_python" -I -c 'import boto3, requests, dotenv' >>"$venv/install.log" 2>&1 ||
+    fail "pip saw no error, but the packages can't be imported ($venv/install.log says why);" \
+        'look for target, prefix, root or dry-run in what' \
+        "'$venv_python -m pip config list' prints," \
+        "or else remove $venv, then run this again"
 
 echo 'Installed into .venv. Next: ".venv/bin/python tests/sandbox.py" shows a whole run;' \
     'for your own, fill in config.ini.'

@@ -32,14 +32,14 @@ TOP_LEVEL = {
 SETTINGS = {
     "aws": "use_aws access_key secret_key bucket folder region endpoint_url tmp_folder",
     "local": "folder",
-    "file": "select_latest time_format name",
-    "csv": "delimiter encoding headings not_imported_folder",
+    "file": "select_latest time_format max_age_hours name",
+    "csv": "delimiter encoding headings decimal empty timezone min_rows not_imported_folder",
     "intercom": "api_id api_key access_token user_url api_version timeout retries concurrency"
-    " skip_unchanged state_file",
+    " skip_unchanged state_file unarchive create_attributes",
     "hipchat": "use_hipchat api_key room_id from api_url",
     "slack": "use_slack webhook_url channel username icon_url icon_emoji",
-    "log": "use_logs folder",
-    "user": "user_id email name signed_up_at last_seen_ip unsubscribed_from_emails",
+    "log": "use_logs folder keep_days",
+    "user": "user_id email name signed_up_at last_seen_ip",
     "custom_attributes": "plan bookings_count rating is_owner last_booking_at",
 }
 
@@ -71,10 +71,12 @@ sys.argv = ["-c"]
 exec(code)
 """
 
+MODULES = ["boto3", "requests", "dotenv"]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a blank in its name that holds installboto.sh and installs one tiny package."""
+    """A folder with a blank in its name that holds installboto.sh and a tiny package for it."""
     folder = tmp_path / "user import"
     folder.mkdir()
     shutil.copy(ROOT / "installboto.sh", folder)
@@ -88,7 +90,7 @@ def programs(tmp_path: Path) -> Path:
     """A folder for PATH with the system's tools that installboto.sh calls, and no Python."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("cat", "dirname", "rm"):
+    for name in ("cat", "dirname", "readlink", "rm"):
         tool = shutil.which(name)
         assert tool, f"{name} is missing on this machine"
         (programs / name).symlink_to(tool)
@@ -96,18 +98,18 @@ def programs(tmp_path: Path) -> Path:
 
 
 def make_wheel(folder: Path) -> Path:
-    """A package `tiny` that pip installs without a network."""
+    """A package `tiny` that pip installs without a network, with modules named as the real ones."""
     wheel = folder / "tiny-1.0-py3-none-any.whl"
     about = "tiny-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("tiny.py", "")
+        for module in MODULES:
+            archive.writestr(f"{module}.py", "")
         archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
         archive.writestr(
             f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
-        archive.writestr(
-            f"{about}/RECORD", f"tiny.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n"
-        )
+        files = [*archive.namelist(), f"{about}/RECORD"]
+        archive.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in files))
     return wheel
 
 
@@ -126,7 +128,9 @@ def add_program(path: Path, command: str) -> None:
     path.chmod(0o755)
 
 
-def install(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def install(
+    folder: Path, script: str = "installboto.sh", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs the folder's installboto.sh from another folder."""
     shell = shutil.which("sh")
     assert shell
@@ -134,7 +138,7 @@ def install(folder: Path, **environment: str) -> subprocess.CompletedProcess[str
     elsewhere.mkdir(exist_ok=True)
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHON"}
     finished = subprocess.run(
-        [shell, str(folder / "installboto.sh")],
+        [shell, str(folder / script)],
         cwd=elsewhere,
         env=inherited | environment,
         stdin=subprocess.DEVNULL,
@@ -146,9 +150,9 @@ def install(folder: Path, **environment: str) -> subprocess.CompletedProcess[str
     return finished
 
 
-def can_import(folder: Path, module: str) -> bool:
-    """Whether the folder's .venv has the module."""
-    command = [str(folder / ".venv/bin/python"), "-I", "-c", f"import {module}"]
+def can_import(folder: Path) -> bool:
+    """Whether the folder's .venv has the packages."""
+    command = [str(folder / ".venv/bin/python"), "-I", "-c", f"import {', '.join(MODULES)}"]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -205,6 +209,11 @@ def test_named_python_is_the_only_one_tried(folder: Path, programs: Path) -> Non
     assert_refused(finished, folder, "PYTHON=/no/such/python does not run")
 
 
+def test_a_copy_beside_no_requirements_is_said_in_one_line(folder: Path) -> None:
+    (folder / "requirements.txt").unlink()
+    assert_refused(install(folder), folder, f"no requirements.txt in {folder};")
+
+
 def test_install_again_and_with_a_failing_pip(folder: Path, programs: Path) -> None:
     # As with pyenv, a name on PATH may run no Python at all; and plain python3 is too old.
     add_program(programs / "python3.13", "exit 127")
@@ -215,18 +224,34 @@ def test_install_again_and_with_a_failing_pip(folder: Path, programs: Path) -> N
     with zipfile.ZipFile(folder.parent / "tiny-1.0-py3-none-any.whl") as wheel:
         wheel.extractall(packages)
     environment = {"PATH": str(programs), "PYTHONPATH": str(packages)}
+    astray = dict.fromkeys(["PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"], str(folder.parent / "astray"))
+    astray |= dict.fromkeys(["PIP_DRY_RUN", "PIP_USER"], "1")
+    astray["PIP_PYTHON"] = "/no/such/python"
 
-    first = install(folder, **environment)
+    first = install(folder, **environment, **astray)
     assert (first.returncode, first.stderr) == (0, "")
     assert len(first.stdout.splitlines()) == 1
     assert ".venv/bin/python" in first.stdout
-    assert can_import(folder, "tiny")
+    assert can_import(folder)
+    assert not Path(astray["PIP_TARGET"]).exists()
 
     kept = folder / ".venv/kept"
     kept.touch()
-    second = install(folder, **environment)
+    links = folder.parent / "links"
+    links.mkdir()
+    (links / "second").symlink_to(folder / "installboto.sh")
+    (links / "first").symlink_to("second")
+    second = install(folder, "../links/first", **environment)
     assert (second.returncode, second.stdout, second.stderr) == (0, first.stdout, "")
     assert kept.exists()
+
+    (module,) = folder.glob(".venv/lib/python*/site-packages/dotenv.py")
+    module.unlink()
+    damaged = install(folder, **environment)
+    assert (damaged.returncode, damaged.stdout) == (1, "")
+    assert len(damaged.stderr.splitlines()) == 1
+    assert damaged.stderr.startswith("installboto: pip saw no error, but the packages can't be")
+    assert "No module named 'dotenv'" in (folder / ".venv/install.log").read_text()
 
     (folder / "requirements.txt").write_text("no_such_file-1.0-py3-none-any.whl\n")
     failed = install(folder, **environment)
@@ -247,7 +272,7 @@ def test_a_bad_venv_is_made_anew(folder: Path, state: str) -> None:
         (bin_folder / "python").symlink_to(folder / "no_such_python")
     finished = install(folder, PYTHON=sys.executable)
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert can_import(folder, "tiny")
+    assert can_import(folder)
     assert not (bin_folder / "python_disguise.py").exists()
 
 
@@ -367,7 +392,7 @@ def test_config_suits_the_sample() -> None:
     assert parser["local"]["folder"] == "tests/sample"
     headings = {value.split(":")[0].strip() for value in parser["user"].values()}
     headings |= {value.split(":")[0].strip() for value in parser["custom_attributes"].values()}
-    assert headings == set(sample_headings())
+    assert headings == set(sample_headings()) - {"unsubscribed_from_emails"}
 
 
 def test_env_example_names_every_secret_and_sets_none() -> None:
