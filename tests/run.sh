@@ -4,8 +4,18 @@
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 
+# Each goes on after the one before it failed, so that one run shows all that is wrong.
+status=0
+step() {
+    printf '== %s\n' "$1"
+    shift
+    "$@" || status=1
+}
+
+printf '== installing\n'
 sh installboto.sh
 python=.venv/bin/python
+unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN
 "$python" -I -m pip install -qq --disable-pip-version-check -r tests/requirements.txt
 
 # Keeps the repository's top level free of caches.
@@ -13,11 +23,10 @@ export PYTHONDONTWRITEBYTECODE=1
 export RUFF_CACHE_DIR="$PWD/tests/.cache/ruff"
 export HYPOTHESIS_STORAGE_DIRECTORY="$PWD/tests/.cache/hypothesis"
 
-# Each goes on after the one before it failed, so that one run shows all that is wrong.
-status=0
-"$python" -m ruff check --quiet --output-format concise --config tests/ruff.toml \
-    export_csv.py tests || status=1
-"$python" -m ruff format --diff --quiet --config tests/ruff.toml export_csv.py tests || status=1
-"$python" -m mypy --no-error-summary --config-file tests/mypy.ini export_csv.py tests || status=1
-"$python" -m pytest -c tests/pytest.ini -n 4 "$@" tests || status=$?
+step 'lint: ruff' "$python" -m ruff check --quiet --output-format concise \
+    --config tests/ruff.toml export_csv.py tests
+step 'lint: format' "$python" -m ruff format --diff --quiet --config tests/ruff.toml export_csv.py tests
+step 'lint: lengths' "$python" tests/lengths.py
+step 'types: mypy' "$python" -m mypy --no-error-summary --config-file tests/mypy.ini export_csv.py tests
+step 'tests' "$python" -m pytest -c tests/pytest.ini -n 4 "$@" tests
 exit "$status"

@@ -1,10 +1,10 @@
 """A stand-in for Intercom, Slack and Hipchat on loopback, as strict as the real ones are.
 
     python tests/sandbox.py             imports the sample CSV into it and shows who received what
-    python tests/sandbox.py --serve     only serves; prints its URLs as one line of JSON
+    python tests/sandbox.py --serve     stays up for your own config.ini, and shows what arrives
 
 Tests import Sandbox and Fault. Intercom's rules are those of its documentation of 1.4 (/users) and
-of its OpenAPI description, 2.14 (/contacts): https://github.com/intercom/Intercom-OpenAPI
+of its OpenAPI description, 2.14 to 2.16 (/contacts): https://github.com/intercom/Intercom-OpenAPI
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ import tempfile
 import textwrap
 import threading
 import time
+import unicodedata
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
@@ -93,13 +94,18 @@ class Fault:
     drop: bool = False  # no answer: the connection is closed
     reset: bool = False  # no answer: the connection is reset
     cut: bool = False  # half of the body, then the connection is closed
+    endless: bool = False  # blanks behind the body, for ever; one in a tenth of trickle's seconds
+    early: int | None = None  # a 1xx in front, before anything else; status=103 is one alone
+    chunk: int = 0  # the body in chunks of so many bytes
     delay: float = 0.0  # seconds before the answer
     trickle: float = 0.0  # seconds over which the body goes out in pieces
+    trickle_headers: float = 0.0  # seconds over which the status line and headers do, byte by byte
 
     @property
     def lets_through(self) -> bool:
         answers = self.status is None and self.body is None
-        return self.acts or (answers and not (self.drop or self.reset or self.cut))
+        broken = self.drop or self.reset or self.cut or self.endless
+        return self.acts or (answers and not broken)
 
 
 class Answer(NamedTuple):
@@ -118,9 +124,11 @@ class Notice(NamedTuple):
 class Refusal(Exception):
     """A request breaks a rule of Intercom's."""
 
-    def __init__(self, message: str | None, code: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self, message: str | None, code: str | None = None, status: int = 400, **headers: str
+    ) -> None:
         super().__init__(message)
-        self.answer = error_list(status, code, message)
+        self.answer, self.headers = error_list(status, code, message), headers
 
 
 NO_FAULT = Fault()
@@ -139,7 +147,11 @@ def error_list(status: int, code: str | None, message: str | None) -> Answer:
     usual = USUAL_ERRORS.get(status, (reason.lower().replace(" ", "_"), reason))
     errors = [{"code": code or usual[0], "message": message or usual[1]}]
     body = {"type": "error.list", "request_id": str(uuid.uuid4()), "errors": errors}
-    return Answer(status, json.dumps(body).encode())
+    return Answer(status, dump(body))
+
+
+def dump(value: object) -> bytes:
+    return json.dumps(value).encode()
 
 
 def refuse_constant(name: str) -> None:
@@ -167,11 +179,12 @@ USER_FIELDS: Fields = {
     **dict.fromkeys(("unsubscribed_from_emails", "update_last_request_at", "new_session"), (bool,)),
     "custom_attributes": (dict,),
 }
-# create_contact_request and update_contact_request of the OpenAPI description
+# create_contact_request and update_contact_request of the OpenAPI descriptions
 CONTACT_FIELDS: Fields = {
     **dict.fromkeys(("role", "external_id", "email"), (str,)),
     **dict.fromkeys(("phone", "name", "avatar"), (str, NULL)),
-    **dict.fromkeys(("signed_up_at", "last_seen_at", "owner_id"), (int, NULL)),
+    **dict.fromkeys(("signed_up_at", "last_seen_at"), (int, NULL)),
+    "owner_id": (int, str, NULL),  # up to 2.14 the one, then the other
     "unsubscribed_from_emails": (bool, NULL),
     "custom_attributes": (dict, NULL),
 }
@@ -181,11 +194,31 @@ DATA_TYPES: Fields = {
     "float": (float, int),
     "boolean": (bool,),
     "date": (int,),  # UNIX seconds
+    "datetime": (int,),
+}
+ATTRIBUTE_FIELDS: Fields = {
+    **dict.fromkeys(("name", "model", "data_type", "description"), (str,)),
+    "messenger_writable": (bool,),
 }
 STANDARD_ATTRIBUTES = {"name": "string", "email": "string", "signed_up_at": "date"}
 SHARED_EMAIL = (
     "Multiple existing users match this email address - must be more specific using user_id"
 )
+WRONG_NAME = (
+    "Your name for this attribute must only contain alphanumeric characters, currency symbols, and"
+    " hyphens"
+)
+ATTRIBUTE_EXISTS = (
+    "You already have '{}' in your people data. To save this as new people data, use a different"
+    " name."
+)
+MERGED = "This contact has been merged. See the 'Link' header for the canonical contact."
+NEW_CONTACT = {
+    "type": "contact",
+    "role": "user",
+    **dict.fromkeys(("external_id", "email", "phone", "name", "signed_up_at", "last_seen_at")),
+    "unsubscribed_from_emails": False,
+}
 
 
 def check_fields(body: JsonObject, fields: Fields) -> None:
@@ -195,6 +228,10 @@ def check_fields(body: JsonObject, fields: Fields) -> None:
         if type(value) not in fields[name]:
             kinds = " or ".join(kind.__name__ for kind in fields[name])
             raise Refusal(f"{name} is not {kinds}")
+
+
+def check_person(body: JsonObject, fields: Fields) -> None:
+    check_fields(body, fields)
     attributes: JsonObject = body.get("custom_attributes") or {}
     if len(attributes) > 250:
         raise Refusal("More than 250 custom attributes")
@@ -205,6 +242,18 @@ def check_fields(body: JsonObject, fields: Fields) -> None:
             raise Refusal(f"Custom attribute '{name}' is not a string, a number or a boolean")
         if isinstance(value, str) and len(value) > 255:
             raise Refusal(f"Custom attribute '{name}' is longer than 255 characters")
+
+
+def fits_name(character: str) -> bool:
+    """Whether a data attribute may have it in its name."""
+    return character.isalnum() or character in "-_ " or unicodedata.category(character) == "Sc"
+
+
+def data_attribute(name: str, data_type: str, custom: bool, archived: bool) -> JsonObject:
+    full_name = f"custom_attributes.{name}" if custom else name
+    one: JsonObject = {"type": "data_attribute", "model": "contact", "name": name, "label": name}
+    one |= {"full_name": full_name, "data_type": data_type, "custom": custom, "archived": archived}
+    return {**one, "api_writable": True, "ui_writable": False, "messenger_writable": False}
 
 
 class People:
@@ -248,7 +297,8 @@ class Sandbox:
 
     latency is in seconds and Intercom's. limit is the number of requests to Intercom in a window
     of so many whole seconds of the server's clock, which is clock_offset seconds ahead of ours.
-    attributes are the workspace's data attributes of contacts, with their data types.
+    attributes are the workspace's data attributes of contacts, with their data types. A contact
+    that tests put into `contacts` may be archived, or merged_into another one's id.
     """
 
     def __init__(
@@ -264,6 +314,7 @@ class Sandbox:
         attributes: dict[str, str] | None = None,
         archived_attributes: Iterable[str] = (),
         record: bool = True,
+        port: int = 0,
     ) -> None:
         self.token, self.api_id, self.api_key, self.record = token, api_id, api_key, record
         self.latency, self.clock_offset = latency, clock_offset
@@ -279,7 +330,9 @@ class Sandbox:
         self.notice_requests: list[Notice] = []
         self.faults: list[Fault] = []
         self.fault_for: Callable[[Request], Fault | None] | None = None
+        self.faults_on_me = False  # else GET /me is always answered well
         self.notice_faults: list[Fault] = []
+        self.watch: Callable[[Request, Answer], None] | None = None  # sees each answer go out
 
         self._users, self._contacts = People("user_id", "email"), People("external_id", "email")
         self.users, self.contacts = self._users.records, self._contacts.records
@@ -288,7 +341,7 @@ class Sandbox:
         self.lock, self.closing = threading.RLock(), threading.Event()
         self.connections, self.sockets = count(1), set[socket.socket]()
 
-        self._server = Server(("127.0.0.1", 0), Connection)
+        self._server = Server(("127.0.0.1", port), Connection)
         self._server.sandbox = self
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.users_url, self.contacts_url = self.url + "/users", self.url + "/contacts"
@@ -314,8 +367,6 @@ class Sandbox:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    stop = close
-
     def find(self, **fields: object) -> list[JsonObject]:
         """The users and contacts that have these fields."""
         with self.lock:
@@ -337,13 +388,15 @@ class Sandbox:
             with self.lock:
                 answer = self._answer(request, fault, headers)
         except Refusal as refusal:
-            answer = refusal.answer
+            answer, headers = refusal.answer, headers | refusal.headers
         if fault.status is not None and fault.status >= 400:
             answer = error_list(fault.status, fault.code, fault.message)
         if fault.body is not None:
             kind = "text/html" if fault.body.startswith(b"<") else answer.content_type
             answer = Answer(answer.status, fault.body, kind)
         answer = answer._replace(status=fault.status or answer.status)
+        if self.watch:
+            self.watch(request, answer)
         return answer, headers | fault.headers, fault
 
     def _begin(self, request: Request) -> None:
@@ -356,7 +409,7 @@ class Sandbox:
     def _fault(self, request: Request) -> Fault:
         """fault_for is called without the lock: it may block its request, and no other."""
         intercom = request.service == "intercom"
-        if intercom and request.path == "/me":
+        if intercom and request.path == "/me" and not self.faults_on_me:
             return NO_FAULT
         fault = self.fault_for(request) if intercom and self.fault_for else None
         with self.lock:
@@ -413,29 +466,47 @@ class Sandbox:
             raise Refusal("Accept lacks application/json", status=406)
         if version and not re.fullmatch(r"1\.[0-4]|2\.(\d|1[0-6])", version):
             raise Refusal("There is no such Intercom-Version", "intercom_version_invalid")
-        if request.upserts:
-            if (path == "/users") == version.startswith("2."):
-                message = f"{path} does not exist in version {version or 'unknown'}"
-                raise Refusal(message, "intercom_version_invalid")
-            if request.headers["Content-Type"].split(";")[0] != "application/json":
-                raise Refusal("Content-Type is not application/json", status=415)
-            if not isinstance(request.body, dict):
-                raise Refusal("The body is not a JSON object", "bad_request")
-            if path == "/users":
-                return self._upsert_user(request.body)
-            return self._save_contact(unquote(path[len("/contacts/") :]), request.body)
-        if (request.method, path) == ("GET", "/data_attributes"):
-            return self._list_attributes(request.query)
-        if (request.method, path) == ("GET", "/me"):
-            app = {"type": "app", "id_code": "sandbox", "name": "Sandbox", "region": "US"}
-            me = {"type": "admin", "id": "1", "name": "Ada", "email": "ada@example.com"}
-            return Answer(200, json.dumps({**me, "email_verified": True, "app": app}).encode())
-        paths = ("/users", "/contacts", "/data_attributes", "/me")
-        raise Refusal(None, status=405 if path in paths else 404)
+        kind, *parts = path[1:].split("/")
+        if kind in ("users", "contacts") and (kind == "users") == version.startswith("2."):
+            message = f"{path} does not exist in version {version or 'unknown'}"
+            raise Refusal(message, "intercom_version_invalid")
+        known = unquote(parts[0]) if parts else ""
+        body = self._body(request) if request.upserts or kind == "data_attributes" else {}
+        routes: dict[str, Callable[[], Answer]] = {
+            "POST /users": lambda: self._upsert_user(body),
+            "POST /contacts": lambda: self._save_contact(dict(NEW_CONTACT), body),
+            "GET /contacts/": lambda: Answer(
+                200, dump(NEW_CONTACT | self._contact(known, version))
+            ),
+            "PUT /contacts/": lambda: self._save_contact(self._contact(known, version), body),
+            "POST /contacts//unarchive": lambda: self._unarchive(known, version),
+            "GET /data_attributes": lambda: self._list_attributes(request.query),
+            "POST /data_attributes": lambda: self._create_attribute(body),
+            "GET /me": self._me,
+        }
+        form = "/".join([kind, *([""] if parts else []), *parts[1:]])
+        if answer := routes.get(f"{request.method} /{form}"):
+            return answer()
+        is_there = any(route.endswith(f" /{form}") for route in routes)
+        raise Refusal(None, status=405 if is_there else 404)
+
+    def _body(self, request: Request) -> JsonObject:
+        if request.method == "GET":
+            return {}
+        if request.headers["Content-Type"].split(";")[0] != "application/json":
+            raise Refusal("Content-Type is not application/json", status=415)
+        if not isinstance(request.body, dict):
+            raise Refusal("The body is not a JSON object", "bad_request")
+        return request.body
+
+    def _me(self) -> Answer:
+        app = {"type": "app", "id_code": "sandbox", "name": "Sandbox", "region": "US"}
+        me = {"type": "admin", "id": "1", "name": "Ada", "email": "ada@example.com"}
+        return Answer(200, dump({**me, "email_verified": True, "app": app}))
 
     def _upsert_user(self, body: JsonObject) -> Answer:
         """The user is looked up by id, then user_id, then email."""
-        check_fields(body, USER_FIELDS)
+        check_person(body, USER_FIELDS)
         known, user_id, email = body.get("id"), body.get("user_id"), body.get("email")
         if not (known or user_id or email):
             raise Refusal("Neither user_id nor email nor id", "parameter_not_found")
@@ -460,44 +531,61 @@ class Sandbox:
             changes["session_count"] = user.get("session_count", 0) + 1
         return self._save(self._users, user, changes)
 
-    def _save_contact(self, known: str, body: JsonObject) -> Answer:
-        check_fields(body, CONTACT_FIELDS)
-        if known and known not in self.contacts:
+    def _contact(self, known: str, version: str, archived: bool = False) -> JsonObject:
+        """A contact by its id; an archived one is found where it is to be brought back."""
+        record = self.contacts.get(known, {"merged_into": None})
+        if version == "2.16" and (into := record.get("merged_into")):
+            link = f'</contacts/{into}>; rel="canonical"'
+            raise Refusal(MERGED, "contact_merged", 410, Link=link)
+        if "merged_into" in record or (record.get("archived") and not archived):
             raise Refusal("User Not Found", status=404)
-        if not known and not body.keys() & {"role", "external_id", "email"}:
+        record.setdefault("id", known)
+        return record
+
+    def _unarchive(self, known: str, version: str) -> Answer:
+        contact = self._contact(known, version, archived=True)
+        contact["archived"] = False
+        told = {name: contact.get(name) for name in ("id", "external_id", "archived")}
+        return Answer(200, dump({"type": "contact", **told}))
+
+    def _save_contact(self, contact: JsonObject, body: JsonObject) -> Answer:
+        """A lead has no external_id: one gets it with role user, and loses what it had for one."""
+        check_person(body, CONTACT_FIELDS)
+        is_new, changes = "id" not in contact, dict(body)
+        if is_new and not body.keys() & {"role", "external_id", "email"}:
             raise Refusal("Neither role nor external_id nor email", "parameter_not_found")
-        contact = {"type": "contact", "external_id": None, "email": None, "name": None}
-        contact = self.contacts[known] if known else contact
-        usual_role = "user" if known or body.get("external_id") else "lead"
-        merged = {"role": usual_role, **contact, **body}
-        if merged["role"] not in ("user", "lead"):
+        was = "" if is_new else contact.get("role", "user")
+        role = body.get("role", was or "user")
+        if role not in ("user", "lead"):
             raise Refusal("role is neither user nor lead")
-        if merged["role"] == "user" and not (merged.get("external_id") or merged.get("email")):
+        if (was, role) == ("user", "lead"):
+            raise Refusal("Contact with user role can't be converted to a lead", "client_error")
+        if role == "lead" and body.get("external_id"):
+            raise Refusal("External IDs cannot be set if the role is lead")
+        if (was, role) == ("lead", "user"):
+            changes.setdefault("external_id", None)
+        after = {**contact, **changes}
+        if role == "user" and not (after.get("external_id") or after.get("email")):
             raise Refusal("A user has an external_id or an email", "parameter_not_found")
-        for name, value in (body.get("custom_attributes") or {}).items():
+        self._check_attributes(body.get("custom_attributes") or {})
+        self._check_conflict(contact, body)
+        return self._save(self._contacts, contact, changes)
+
+    def _check_attributes(self, attributes: JsonObject) -> None:
+        for name, value in attributes.items():
             if name not in self.attributes or name in self.archived_attributes:
                 raise Refusal(f"Custom attribute '{name}' does not exist")
             if type(value) not in DATA_TYPES[self.attributes[name]]:
                 raise Refusal(f"Custom attribute '{name}' is not {self.attributes[name]}")
-        if merged["role"] == "user":
-            self._check_conflict(contact, merged.get("external_id"), merged.get("email"))
-        return self._save(self._contacts, contact, {**body, "role": merged["role"]})
 
-    def _check_conflict(self, own: JsonObject, external_id: str | None, email: str | None) -> None:
-        """Two users share no external_id, and an email only where each has an external_id."""
-        others = self._contacts.matching("external_id", external_id)
-        others = [one for one in others if one is not own]
-        if not others:
-            others = [one for one in self._contacts.matching("email", email) if one is not own]
-            others = [one for one in others if one.get("role", "user") == "user"]
-            if external_id:
-                others = [one for one in others if not one.get("external_id")]
-            elif len(others) > 1:
-                raise Refusal(SHARED_EMAIL, status=409)
-        if others:
-            which = "An archived" if others[0].get("archived") else "A"
-            message = f"{which} contact matching those details already exists"
-            raise Refusal(f"{message} with id={others[0]['id']}", status=409)
+    def _check_conflict(self, own: JsonObject, body: JsonObject) -> None:
+        """No two contacts share an external_id or an e-mail, whatever their role."""
+        for name in ("external_id", "email"):
+            for other in self._contacts.matching(name, body.get(name)):
+                if other is not own and "merged_into" not in other:
+                    which = "An archived" if other.get("archived") else "A"
+                    message = f"{which} contact matching those details already exists"
+                    raise Refusal(f"{message} with id={other['id']}", "conflict", 409)
 
     def _save(self, people: People, person: JsonObject, changes: JsonObject) -> Answer:
         now = int(self.now())
@@ -508,7 +596,7 @@ class Sandbox:
         if person.get("email"):
             person["email"] = person["email"].lower()
         people.put(person)
-        return Answer(200, json.dumps(person).encode())
+        return Answer(200, dump(person))
 
     def _list_attributes(self, query: dict[str, str]) -> Answer:
         """Archived ones are listed where include_archived asks for them."""
@@ -520,11 +608,23 @@ class Sandbox:
             for name, data_type in attributes.items() if model == "contact" else ():
                 archived = own and name in self.archived_attributes
                 if not archived or query.get("include_archived") == "true":
-                    full_name = f"custom_attributes.{name}" if own else name
-                    one = {"type": "data_attribute", "model": model, "name": name, "label": name}
-                    one |= {"full_name": full_name, "data_type": data_type}
-                    data.append({**one, "api_writable": True, "custom": own, "archived": archived})
-        return Answer(200, json.dumps({"type": "list", "data": data}).encode())
+                    data.append(data_attribute(name, data_type, own, archived))
+        return Answer(200, dump({"type": "list", "data": data}))
+
+    def _create_attribute(self, body: JsonObject) -> Answer:
+        check_fields(body, ATTRIBUTE_FIELDS)
+        name, data_type = body.get("name", ""), body.get("data_type")
+        if body.get("model") != "contact":  # companies are no matter of the stand-in
+            raise Refusal("The Data Attribute model field must be either contact or company")
+        if not 0 < len(name) <= 190 or not all(map(fits_name, name)):
+            raise Refusal(WRONG_NAME)
+        if data_type not in DATA_TYPES:
+            raise Refusal("Data Type isn't an option")
+        if name in self.attributes or name in self.archived_attributes:
+            raise Refusal(ATTRIBUTE_EXISTS.format(name))
+        self.attributes[name] = data_type
+        made = {"id": next(self._ids), "admin_id": "1", "created_at": int(self.now())}
+        return Answer(200, dump(data_attribute(name, data_type, True, False) | made))
 
     # Slack, whose errors are words, and Hipchat's version 1
 
@@ -562,7 +662,7 @@ class Sandbox:
         for status, name, kept in rules:
             if not kept:
                 error = {"code": status, "type": REASONS[status], "message": f"Invalid {name}"}
-                return Answer(status, json.dumps({"error": error}).encode())
+                return Answer(status, dump({"error": error}))
         if fault.lets_through:
             self.hipchat.append({**fields, "auth_token": self.hipchat_key})
         return Answer(200, b'{"status": "sent"}')
@@ -571,10 +671,45 @@ class Sandbox:
 #### HTTP, without http.server: parsing its way costs more than all of the above
 
 
+def head(status: int, headers: dict[str, str]) -> bytes:
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} {REASONS.get(status, 'Unknown')}\r\n{fields}\r\n".encode("latin-1")
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    chunks = (body[start : start + size] for start in range(0, len(body), size))
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+
+
+def written(answer: Answer, headers: dict[str, str], fault: Fault) -> tuple[bytes, bytes]:
+    """The status line with the headers, and the body, as they go out."""
+    body, length = answer.body, {"Content-Length": str(len(answer.body))}
+    if answer.status < 200:
+        return head(answer.status, {}), b""
+    if fault.chunk:
+        body, length = chunked(body, fault.chunk), {"Transfer-Encoding": "chunked"}
+    if fault.endless:
+        length = {}
+    top = head(answer.status, {"Content-Type": answer.content_type, **length, **headers})
+    return top, body[: len(body) // 2] if fault.cut else body
+
+
+def pieces(top: bytes, body: bytes, fault: Fault) -> Iterator[tuple[bytes, float]]:
+    """What goes out at once, and for how many seconds nothing does then."""
+    if fault.trickle_headers:
+        yield from ((bytes([byte]), fault.trickle_headers / len(top)) for byte in top)
+        top = b""
+    size = max(1, len(body) // 10 if fault.trickle else len(body))
+    yield top + body[:size], fault.trickle / 10
+    for start in range(size, len(body), size):
+        yield body[start : start + size], fault.trickle / 10
+
+
 class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 256
+    allow_reuse_address = os.name != "nt"  # --port, just after a run; Windows would share it
     sandbox: Sandbox
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -628,41 +763,39 @@ class Connection(socketserver.StreamRequestHandler):
             answer, own_headers, fault = sandbox.respond(request)
         except Exception as error:  # a test's fault_for: somebody should see what is wrong with it
             answer, own_headers, fault = error_list(500, "sandbox", repr(error)), {}, NO_FAULT
+        if fault.early:
+            self.connection.sendall(head(fault.early, {}))
         if sandbox.latency and request.service == "intercom":
             sandbox.closing.wait(sandbox.latency)
         if fault.delay and not self._wait(sandbox, fault.delay):
             return False
         if fault.drop or fault.reset:
             sandbox.end(request, 0)
-            if fault.reset:
-                linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                self.rfile.close()
-                self.connection.close()
+            self._hang_up(fault.reset)
             return False
-        stays = request.headers["Connection"].lower() != "close" and not fault.cut
-        body = answer.body
-        headers = {
+        stays = request.headers["Connection"].lower() != "close"
+        stays = stays and not (fault.cut or fault.endless)
+        usual = {
             "Date": formatdate(sandbox.now(), usegmt=True),
-            "Content-Type": answer.content_type,
-            "Content-Length": str(len(body)),
             "Connection": "keep-alive" if stays else "close",
-            **own_headers,
         }
-        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        reason = REASONS.get(answer.status, "Unknown")
-        head = f"HTTP/1.1 {answer.status} {reason}\r\n{fields}\r\n".encode("latin-1")
-        if fault.cut:
-            body = body[: len(body) // 2]
-        piece = max(1, len(body) // 10)
-        while fault.trickle and len(body) > piece:
-            self.connection.sendall(head + body[:piece])
-            head, body = b"", body[piece:]
-            if not self._wait(sandbox, fault.trickle / 10):
+        *first, last = pieces(*written(answer, usual | own_headers, fault), fault)
+        for piece, seconds in first:
+            self.connection.sendall(piece)
+            if not self._wait(sandbox, seconds):
                 return False
         sandbox.end(request, answer.status)  # before its client can know and send the next one
-        self.connection.sendall(head + body)
+        self.connection.sendall(last[0])
+        while fault.endless and self._wait(sandbox, fault.trickle / 10):
+            self.connection.sendall(b" " if fault.trickle else b" " * 65536)
         return stays
+
+    def _hang_up(self, reset: bool) -> None:
+        if reset:
+            linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.rfile.close()
+            self.connection.close()
 
     def _wait(self, sandbox: Sandbox, seconds: float) -> bool:
         """False, and at once, when the client leaves or the sandbox closes."""
@@ -678,35 +811,49 @@ class Connection(socketserver.StreamRequestHandler):
 
 SCRIPT = Path(__file__).resolve().parent.parent / "export_csv.py"
 SAMPLE = Path(__file__).resolve().parent / "sample" / "users_2026-11-01T09-00-00.csv"
-DEMO_CONFIG = """
+SERVICES = """
+[hipchat]
+use_hipchat = true
+api_key = {0.hipchat_key}
+room_id = Imports
+api_url = {0.hipchat_url}
+[slack]
+use_slack = true
+webhook_url = {0.webhook_url}
+[intercom]
+access_token = {0.token}
+user_url = {0.users_url}
+"""
+DEMO_CONFIG = f"""{SERVICES}
+timeout = 1
+retries = 3
 [local]
-folder = "{sample}"
+folder = "{{sample}}"
 [file]
 time_format = users_%Y-%m-%dT%H-%M-%S
 [csv]
-not_imported_folder = "{folder}/not_imported"
-[intercom]
-access_token = {sandbox.token}
-user_url = {sandbox.users_url}
-timeout = 1
-retries = 3
-[hipchat]
-use_hipchat = true
-api_key = {sandbox.hipchat_key}
-room_id = Imports
-api_url = {sandbox.hipchat_url}
-[slack]
-use_slack = true
-webhook_url = {sandbox.webhook_url}
-channel = #imports
+not_imported_folder = "{{folder}}/not_imported"
 [log]
-folder = "{folder}/logs"
+folder = "{{folder}}/logs"
+[user]
+user_id = user_id
+email = email
+name = name
+signed_up_at = signed_up_at
+last_seen_ip = last_seen_ip
 [custom_attributes]
 plan = plan
 bookings_count = bookings_count : integer
 rating = rating : float
 is_owner = is_owner : boolean
 last_booking_at = last_booking_at : timestamp
+"""
+REHEARSAL = f"""
+# A rehearsal: nothing leaves this machine. Put these into your config.ini, and take the secrets
+# out of .env meanwhile, for they would win.
+{SERVICES}
+# ... or, for an app on Intercom's API 2.x: user_url = {{0.contacts_url}}
+# What arrives is shown below, until Ctrl-C.
 """
 
 
@@ -721,7 +868,7 @@ def demonstrate() -> int:
     """Import the sample and print what everybody received; 0 where all of it arrived."""
     with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
         config, logs = Path(folder, "config.ini"), Path(folder, "logs")
-        text = DEMO_CONFIG.format(sample=SAMPLE.parent, folder=folder, sandbox=sandbox)
+        text = DEMO_CONFIG.format(sandbox, sample=SAMPLE.parent, folder=folder)
         config.write_text(text, encoding="utf-8")
         print(f"$ python {SCRIPT.name} --config {config.name}", flush=True)
         run = subprocess.run(
@@ -752,16 +899,10 @@ def demonstrate() -> int:
 
 
 def show_received(sandbox: Sandbox, logs: list[Path]) -> None:
-    users = []
-    for request in sandbox.requests:
-        body = dict(request.body or {})
-        attributes = body.pop("custom_attributes", {})
-        users.append(f"{request.method} {request.path} {request.status}: {in_words(body)}")
-        users += [f"    custom attributes: {in_words(attributes)}"] if attributes else []
-    show(f"Intercom received {len(sandbox.requests)} requests:", users)
-    show("Slack received:", (in_words(notice) for notice in sandbox.slack))
-    told = [{name: one[name] for name in ("color", "message")} for one in sandbox.hipchat]
-    show("Hipchat received:", (in_words(notice) for notice in told))
+    sent = [f"{one.method} {one.path} {one.status}{in_words(one.body)}" for one in sandbox.requests]
+    show(f"Intercom received {len(sent)} requests:", sent)
+    for name, notices in (("Slack", sandbox.slack), ("Hipchat", sandbox.hipchat)):
+        show(f"{name} received:", (line for notice in notices for line in notice_lines(notice)))
     show("Logs:", (f"{log.name}, {log.stat().st_size} bytes" for log in logs))
     for log in logs:
         if log.name.endswith("_error.log"):
@@ -776,49 +917,113 @@ def show(title: str, lines: Iterable[str]) -> None:
         print(textwrap.fill(line.strip(), 98, initial_indent=indent, subsequent_indent=indent))
 
 
-def in_words(fields: JsonObject) -> str:
-    return ", ".join(f"{name} {value!r}" for name, value in fields.items())
+def notice_lines(fields: Mapping[str, object]) -> list[str]:
+    """A notice as its reader sees it; in brackets what makes it stand out."""
+    known = ("color", "channel", "username", "icon_url", "icon_emoji")
+    look = ", ".join(str(fields[name]) for name in known if name in fields)
+    first, *others = str(fields.get("text", fields.get("message", ""))).splitlines() or [""]
+    return [f"[{look}] {first}" if look else first, *(f"    {line}" for line in others)]
 
 
-def serve(options: argparse.Namespace) -> int:
-    """Serve until stdin closes or SIGTERM comes; then a second line of JSON tells what came in."""
+def in_words(body: Any) -> str:
+    """A request's fields, behind a colon where there are any."""
+    if not body or not isinstance(body, dict):
+        return ""
+    return ": " + ", ".join(f"{name} {value!r}" for name, value in body.items())
+
+
+def say(*lines: str) -> None:
+    """Print at once, without what could move a terminal; quietly not where nobody reads on."""
+    shown = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
+    try:
+        print("".join(f"{line}\n" for line in shown), end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def serve(sandbox: Sandbox) -> None:
+    """Say which settings lead here, then show what arrives, until Ctrl-C or SIGTERM."""
+    sandbox.watch = show_arrival
+    for number in (signal.SIGINT, signal.SIGTERM):  # which a shell's & may have set to be ignored
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        say(*(line for line in REHEARSAL.format(sandbox).splitlines() if line))
+        while not sandbox.closing.wait(0.5):  # Windows' Ctrl-C comes between two waits
+            pass
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    refused = sum(number for status, number in sandbox.answers.items() if status >= 400)
+    people = f"users: {len(sandbox.users)}, contacts: {len(sandbox.contacts)}"
+    notices = f"notices: {len(sandbox.slack) + len(sandbox.hipchat)}"
+    say(f"{people}, {notices}; requests: {sandbox.answers.total()}, refused: {refused}")
+
+
+def show_arrival(request: Request, answer: Answer) -> None:
+    status = str(answer.status)
+    if answer.status >= 400:
+        told = parse_json(answer.body) or {}
+        error = told.get("error") or (told.get("errors") or [{}])[0]
+        status += f" ({error.get('message') or answer.body.decode()})"
+    if request.service == "intercom":
+        say(f"{request.method} {request.path} {status}{in_words(request.body)}")
+        return
+    form = dict(parse_qsl(request.raw.decode("utf-8", "replace")))
+    first, *others = notice_lines(request.body if isinstance(request.body, dict) else form)
+    say(f"{request.service.capitalize()} {status}: {first}", *others)
+
+
+def serve_programs(sandbox: Sandbox) -> None:
+    """Print a line of JSON with the URLs, and when stdin closes or SIGTERM comes what came in."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    attributes = dict(pair.rsplit(":", 1) for pair in options.attribute)
-    with Sandbox(
-        token=options.token,
-        latency=options.latency,
-        limit=options.limit,
-        window=options.window,
-        clock_offset=options.clock_offset,
-        attributes=attributes,
-        record=False,
-    ) as sandbox:
-        names = ("url", "users_url", "contacts_url", "webhook_url", "hipchat_url")
-        print(json.dumps({name: getattr(sandbox, name) for name in names}), flush=True)
-        with contextlib.suppress(KeyboardInterrupt, SystemExit):
-            sys.stdin.buffer.read()
-        told = {"users": len(sandbox.users), "contacts": len(sandbox.contacts)}
-        told |= {"max_under_way": sandbox.max_under_way}
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps({**told, "answers": sandbox.answers}), flush=True)
-    return 0
+    names = ("url", "users_url", "contacts_url", "webhook_url", "hipchat_url")
+    print(json.dumps({name: getattr(sandbox, name) for name in names}), flush=True)
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        sys.stdin.buffer.read()
+    told = {"users": len(sandbox.users), "contacts": len(sandbox.contacts)}
+    told |= {"max_under_way": sandbox.max_under_way}
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps({**told, "answers": sandbox.answers}), flush=True)
 
 
-def main() -> int:
+def attribute(pair: str) -> tuple[str, str]:
+    name, _, data_type = pair.rpartition(":")
+    if not name or data_type not in DATA_TYPES:
+        raise argparse.ArgumentTypeError(f"NAME:TYPE, with a TYPE of {', '.join(DATA_TYPES)}")
+    return name, data_type
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--serve", action="store_true", help="serve until stdin closes")
+    parser.add_argument("--serve", action="store_true", help="stay up, and show what arrives")
+    parser.add_argument("--port", type=int, default=0, help="the port to serve on; 0: a free one")
+    parser.add_argument("--json", action="store_true", help="serve a program, until stdin closes")
     parser.add_argument("--token", default="sandbox-token-0123456789", help="Intercom's token")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--limit", type=int, help="Intercom requests in a window")
     parser.add_argument("--window", type=int, default=10, help="seconds of a window")
     parser.add_argument("--clock-offset", type=float, default=0.0, help="seconds ahead of time")
     parser.add_argument(
-        "--attribute", action="append", default=[], metavar="NAME:TYPE", help="of contacts"
+        "--attribute", type=attribute, action="append", metavar="NAME:TYPE", help="of contacts"
     )
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse_arguments()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names in any script, terminals that lack it
         sys.stdout.reconfigure(errors="backslashreplace")
-    return serve(options) if options.serve else demonstrate()
+    if not options.serve:
+        return demonstrate()
+    names = ("token", "latency", "limit", "window", "clock_offset", "port")
+    keys: dict[str, Any] = {name: getattr(options, name) for name in names}
+    try:
+        sandbox = Sandbox(**keys, attributes=dict(options.attribute or ()), record=False)
+    except (OSError, OverflowError) as error:
+        print(f"Port {options.port} can't be had: {error}", file=sys.stderr)
+        return 1
+    with sandbox:
+        (serve_programs if options.json else serve)(sandbox)
+    return 0
 
 
 if __name__ == "__main__":

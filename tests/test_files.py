@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
+import re
+from pathlib import Path
 
 import pytest
 from conftest import NEWER, OLDER, Project, imported, one_user, refusal
@@ -88,7 +91,36 @@ def test_where_no_file_fits_there_is_an_example_that_would(
         project.write(one_user("wrong"), name)
     line = refusal(project, project.run())
     assert str(project.exports) in line
-    (example,) = [word for word in line.split() if word.startswith("users_")]
+    assert ("one that is there" in line) == bool(names)
+    (example,) = [name for name in re.findall(r"users_\S+\.csv", line) if name not in names]
     project.write(one_user("example"), example)
     assert project.run().status == 0
     assert imported(project) == ["example"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has none of them")
+def test_what_is_no_file_is_no_candidate(project: Project) -> None:
+    """A loop of links, a pipe that nobody writes to, a device, a link that leads nowhere."""
+    for month, target in enumerate(["/dev/zero", "gone", "users_2027-03-01T00-00-00.csv"], 1):
+        (project.exports / f"users_2027-{month:02}-01T00-00-00.csv").symlink_to(target)
+    os.mkfifo(project.exports / "users_2028-01-01T00-00-00.csv")
+    project.write(one_user("right"))
+    assert project.run().status == 0
+    assert imported(project) == ["right"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "loop", "not packed", "failing disk"])
+def test_a_file_that_cannot_be_read_is_told_in_one_line(project: Project, kind: str) -> None:
+    """/proc/self/mem can be opened by everybody, and not be read from its start by anybody."""
+    name, named = "vip.csv", "vip.csv"
+    if kind == "folder":
+        (project.exports / name).mkdir()
+    elif kind == "loop":
+        (project.exports / name).symlink_to(name)
+    elif kind == "not packed":
+        name = project.write(one_user("u1"), name + ".gz").name
+    elif not Path("/proc/self/mem").exists():
+        pytest.skip("takes Linux")
+    else:
+        name, named = "/proc/self/mem", "Input/output error"
+    assert named in refusal(project, project.run(name))

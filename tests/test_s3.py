@@ -8,10 +8,13 @@ import gzip
 import hashlib
 import hmac
 import logging
-import socket
+import os
+import re
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -217,15 +220,45 @@ def test_what_leads_to_s3_is_not_taken_for_the_disk(
     assert "pass-word" not in line
 
 
-def test_a_profile_that_is_not_there_is_told(bucket: Bucket) -> None:
-    environment = KEYS | NOWHERE | {"AWS_PROFILE": "nobody"}
-    assert "nobody" in refusal(bucket.project, bucket.project.run(env=environment))
+PASSWORD = "secret-of-s3"
+PROCESS = "[default]\ncredential_process = "
+# ~/.aws/config, the environment, [aws], and what is said
+PROFILES: dict[str, tuple[str, dict[str, str], dict[str, object], str]] = {
+    "no such profile": ("", {"AWS_PROFILE": "nobody"}, {}, "nobody"),
+    "process that fails": (f"{PROCESS}sh -c 'echo {PASSWORD} >&2; exit 1'", {}, {}, "credential"),
+    "no such process": (f"{PROCESS}/nowhere/vault --token {PASSWORD}", {}, {}, "vault"),
+    "password": ("", KEYS, {"endpoint_url": f"http://a:{PASSWORD}@127.0.0.1:9"}, "127.0.0.1:9"),
+    "password of the environment": (
+        "",
+        KEYS | {"AWS_ENDPOINT_URL_S3": f"http://a:{PASSWORD}@127.0.0.1:9"},
+        {},
+        "127.0.0.1:9",
+    ),
+    "password of the profile": (
+        f"[default]\nendpoint_url = http://a:{PASSWORD}@127.0.0.1:9",
+        KEYS,
+        {},
+        "127.0.0.1:9",
+    ),
+    "password without scheme": ("", KEYS | {"AWS_ENDPOINT_URL": f"a:{PASSWORD}@b"}, {}, "endpoint"),
+}
 
 
-def test_an_s3_that_cannot_be_reached_is_named(bucket: Bucket) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    assert url.removeprefix("http://") in refusal(bucket.project, bucket.run(endpoint_url=url))
+@pytest.mark.skipif(os.name == "nt", reason="takes a POSIX shell")
+@pytest.mark.parametrize(
+    ("profile", "environment", "aws", "named"), PROFILES.values(), ids=PROFILES
+)
+def test_what_boto3_cannot_use_is_told_without_a_secret(
+    project: Project, profile: str, environment: dict[str, str], aws: dict[str, object], named: str
+) -> None:
+    (project.folder / ".aws").mkdir()
+    (project.folder / ".aws" / "config").write_text(profile + "\n")
+    project.configure(aws={"use_aws": "true", "bucket": "bucket", "region": "eu-west-1"} | aws)
+    result = project.run(env=NOWHERE | environment)
+    line = refusal(project, result)
+    assert re.search(named, line), line
+    assert "can't be written" not in line
+    assert PASSWORD not in line + result.debug_log
 
 
 #### An S3 that shows who asks, and breaks off
@@ -234,7 +267,7 @@ def test_an_s3_that_cannot_be_reached_is_named(bucket: Bucket) -> None:
 class Transfer(NamedTuple):
     """What goes wrong with one download, and what the object becomes after it."""
 
-    trouble: str = ""  # cut, unfinished chunks, no size, damaged, denied
+    trouble: str = ""  # cut, closed, (unfinished) chunks, no size, damaged, trickle
     becomes: bytes | None = None
 
 
@@ -283,7 +316,7 @@ class Store(ThreadingHTTPServer):
         self.content = b""
         self.key = f"exports/{NAME}"
         self.transfers: list[Transfer] = []  # the last one stays
-        self.denies = False
+        self.denies = self.lists_slowly = False
         self.asked: list[Asked] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -301,11 +334,13 @@ class StoreConnection(BaseHTTPRequestHandler):
         store = self.server
         store.asked.append(Asked(self.path, self.headers))
         if store.denies:
-            self.refuse(403, "AccessDenied", f"Denied, {self.headers['x-amz-security-token']}")
+            token = self.headers["x-amz-security-token"]
+            self.refuse(403, "AccessDenied", f"Not authorized to perform: kms:Decrypt, {token}")
         elif "list-type" in self.path:
             item = f"<Key>{escape(store.key)}</Key><Size>{len(store.content)}</Size>"
             listing = f"<IsTruncated>false</IsTruncated><Contents>{item}</Contents>"
-            self.reply(200, f"<ListBucketResult>{listing}</ListBucketResult>".encode())
+            pause = 0.2 if store.lists_slowly else 0.0
+            self.reply(200, f"<ListBucketResult>{listing}</ListBucketResult>".encode(), pause=pause)
         elif unquote(urlsplit(self.path).path) != f"/bucket/{store.key}":
             self.refuse(404, "NoSuchKey", "There is no such key")
         elif self.headers["If-Match"] not in (None, self.labels()["ETag"]):
@@ -318,6 +353,9 @@ class StoreConnection(BaseHTTPRequestHandler):
         return transfers.pop(0) if len(transfers) > 1 else transfers[0]
 
     def send_content(self, transfer: Transfer) -> None:
+        if transfer.trouble == "closed":
+            self.close_connection = True
+            return
         content, labels = self.server.content, self.labels()
         body, status = content, 200
         if asked := self.headers["Range"]:
@@ -328,21 +366,24 @@ class StoreConnection(BaseHTTPRequestHandler):
         if transfer.becomes is not None:
             self.server.content = transfer.becomes
         labels["Content-Length"] = str(len(body))
-        half = body[: body.index(b"\n", len(body) // 2) + 1]  # all rows in it are whole
+        half = body[: body.find(b"\n", len(body) // 2) + 1]  # all rows in it are whole
         if transfer.trouble == "cut":
             body = half
         elif transfer.trouble == "no size":
             body = half
             for name in ("Content-Length", "x-amz-checksum-crc32", "x-amz-checksum-type"):
                 del labels[name]
-        elif transfer.trouble == "unfinished chunks":
+        elif transfer.trouble.endswith("chunks"):
             body = b"%x\r\n%b\r\n" % (len(half), half)
+            if transfer.trouble == "chunks":
+                rest = content[len(half) :]
+                body += b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest)
             labels |= {"Transfer-Encoding": "chunked"}
             del labels["Content-Length"]
         elif transfer.trouble == "damaged":
             body = body.replace(b"u1", b"u9")
         self.close_connection = bool(transfer.trouble)
-        self.reply(status, body, labels)
+        self.reply(status, body, labels, pause=0.2 if transfer.trouble == "trickle" else 0.0)
 
     def labels(self) -> dict[str, str]:
         """https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html"""
@@ -359,7 +400,10 @@ class StoreConnection(BaseHTTPRequestHandler):
         text = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
         self.reply(status, text.encode())
 
-    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def reply(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, pause: float = 0.0
+    ) -> None:
+        """Send it, with so many seconds between two bytes."""
         self.send_response(status)
         if headers is None:
             headers = {"Content-Length": str(len(body))}
@@ -368,7 +412,11 @@ class StoreConnection(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        size = 1 if pause else len(body)
+        with suppress(OSError):
+            for start in range(0, len(body), max(1, size)):
+                self.wfile.write(body[start : start + size])
+                time.sleep(pause)
 
     def log_message(self, format: str, *values: Any) -> None:
         """Keep silent."""
@@ -466,8 +514,8 @@ def test_a_denied_access_is_named_with_what_it_takes_and_no_token(
     values = KEYS | {"AWS_SESSION_TOKEN": "token-of-session+/="}
     result = project.run(env=values)
     line = refusal(project, result)
-    assert "s3:ListBucket" in line
-    assert "s3:GetObject" in line
+    for words in "s3:ListBucket", "s3:GetObject", "Not authorized to perform: kms:Decrypt":
+        assert words in line
     seen = result.out + result.err + result.debug_log
     assert not [secret for secret in values.values() if secret in seen and "AKIA" not in secret]
 
@@ -479,10 +527,32 @@ def test_check_asks_s3_whether_it_would_have_us(
     store.denies = denies
     result = project.run("--check", env=KEYS)
     assert result.status == int(denies), result
-    (line,) = [line for line in (result.out + result.err).splitlines() if "S3" in line]
+    assert result.err == ""
+    (line,) = [line for line in result.out.splitlines() if "s3://bucket/exports/" in line]
     assert ("s3:GetObject" in line) == denies
-    assert (NAME in line) != denies
+    assert (f"exports/{NAME}" in line) != denies
     assert {request.path for request in project.sandbox.requests} == {"/me"}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(gzip.compress(one_user("u1"), mtime=0), "gzip"), (b"PK\3\4 xl/", "Excel")],
+    ids=["gzip", "Excel"],
+)
+def test_what_is_no_csv_is_called_by_its_name(
+    project: Project, store: Store, content: bytes, what: str
+) -> None:
+    store.content = content
+    assert what in refusal(project, project.run(env=KEYS)).replace(NAME, "")
+
+
+@pytest.mark.parametrize("what", ["listing", "object"])
+def test_an_s3_that_trickles_has_an_end(project: Project, store: Store, what: str) -> None:
+    project.with_constants(MAX_SILENCE=1.0)
+    store.content = OLD
+    store.lists_slowly = what == "listing"
+    store.transfers = [Transfer("trickle" if what == "object" else "")]
+    assert "sent nothing of use" in refusal(project, project.run(env=KEYS))
 
 
 def test_folders_below_are_not_even_listed(project: Project, store: Store) -> None:
@@ -505,17 +575,19 @@ def users(content: bytes) -> list[str]:
 OLD, LONGER, SHORTER, SAME_SIZE = rows(100, 199), rows(100, 250), rows(100, 110), rows(300, 399)
 
 
-@pytest.mark.parametrize("trouble", ["cut", "unfinished chunks", "no size", "damaged"])
+@pytest.mark.parametrize("trouble", ["chunks", "cut", "unfinished chunks", "no size", "damaged"])
 def test_a_download_that_goes_wrong_is_begun_anew(
     project: Project, store: Store, trouble: str
 ) -> None:
+    """One in chunks that came to its end is whole, though nobody said how long it would be."""
     store.content = OLD
     store.transfers = [Transfer(trouble), Transfer()]
     result = project.run(env=KEYS)
     assert (result.status, imported(project)) == (0, users(OLD)), result
+    assert len(store.asked) == (2 if trouble == "chunks" else 3)
 
 
-@pytest.mark.parametrize("trouble", ["cut", "unfinished chunks", "no size", "damaged"])
+@pytest.mark.parametrize("trouble", ["closed", "cut", "unfinished chunks", "no size", "damaged"])
 def test_a_download_that_goes_wrong_for_good_is_never_imported_in_part(
     project: Project, store: Store, trouble: str
 ) -> None:
@@ -523,7 +595,7 @@ def test_a_download_that_goes_wrong_for_good_is_never_imported_in_part(
     store.transfers = [Transfer(trouble)]
     line = refusal(project, project.run(env=KEYS))
     assert NAME in line
-    assert "try again later" in line
+    assert re.search("try again later|Connection was closed", line)
 
 
 @pytest.mark.parametrize(

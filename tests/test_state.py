@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import random
 import signal
@@ -79,6 +80,19 @@ def test_unchanged_means_the_data_and_not_the_file(skipping: Project, sandbox: S
     assert len(sandbox.requests) == 1
 
 
+def test_the_order_of_keys_in_the_config_is_no_change(skipping: Project, sandbox: Sandbox) -> None:
+    fields = {"user_id": "u", "email": "e", "name": "'Ada'", "signed_up_at": "t"}
+    attributes = {"plan": "p", "age": "a : integer", "from": "'here'", "at": "t : timestamp"}
+    skipping.write("u,e,p,a,t\nu1,a@x.eu,gold,7,2026-01-02\n")
+    for order in (list, reversed):
+        skipping.settings["user"] = dict(order(list(fields.items())))
+        skipping.settings["custom_attributes"] = dict(order(list(attributes.items())))
+        skipping.settings = dict(order(list(skipping.settings.items())))
+        skipping.configure()
+        assert sum(skipping.run().counts()[:2]) == 1
+    assert len(sandbox.requests) == 1
+
+
 def test_a_field_that_the_settings_add_is_a_change(skipping: Project, sandbox: Sandbox) -> None:
     skipping.configure(user={"user_id": "user_id"})
     assert imported(skipping, "u1,,Ada").counts() == (1, 0, 0)
@@ -115,13 +129,33 @@ def test_the_state_file_is_where_the_settings_say(skipping: Project, sandbox: Sa
     assert not state_files(skipping)
 
 
-def test_an_answer_that_does_not_tell_the_id_is_remembered_too(
+IDS = [None, 17, "\ud800", "a/b", "", ["x"], "x" * 10_000, "\0"]
+
+
+def test_whatever_the_answer_says_of_an_id_its_user_is_counted_and_remembered(
     skipping: Project, sandbox: Sandbox
 ) -> None:
-    sandbox.faults = [Fault(status=200, body=b"{}", acts=True)] * 3
-    skipping.users(3)
-    assert skipping.run().counts() == (3, 0, 0)
-    assert skipping.run().counts() == (0, 3, 0)
+    bodies = [json.dumps({"type": "user", "id": known}).encode() for known in IDS]
+    sandbox.faults = [Fault(body=body, acts=True) for body in bodies]
+    skipping.users(len(IDS))
+    result = skipping.run()
+    assert (result.status, result.counts()) == (0, (len(IDS), 0, 0)), result
+    assert skipping.run().counts() == (0, len(IDS), 0)
+
+
+def test_rows_with_half_a_letter_are_counted_among_those_that_are_skipped(
+    skipping: Project, sandbox: Sandbox
+) -> None:
+    """A lone surrogate, which UTF-16 can hold, and no digest can."""
+    rows = ["user_id,email,name\n", "u1,,Ada\n", "u2\ud800,,Bob\n", "u3,,\udc00\n", "u4,,Di\n"]
+    skipping.configure(csv={"encoding": "utf-16"})
+    skipping.write("".join(["\ufeff", *rows]).encode("utf-16-le", "surrogatepass"))
+    for counts in (2, 0, 2), (0, 2, 2):
+        result = skipping.run()
+        assert (result.status, result.counts()) == (1, counts)
+        kept = result.not_imported[-1].read_bytes().decode("utf-16", "surrogatepass")
+        assert kept == rows[0] + rows[2] + rows[3]
+    assert skipping.run("--local", result.not_imported[-1]).counts() == (0, 0, 2)
 
 
 #### No wrong skip
@@ -129,29 +163,20 @@ def test_an_answer_that_does_not_tell_the_id_is_remembered_too(
 LOST = Fault(acts=True, drop=True)
 
 
-@pytest.mark.parametrize(
-    ("failure", "then"),
-    [
-        (Fault(status=422), "New"),
-        (Fault(drop=True), "New"),
-        (LOST, "New"),
-        (LOST, "Old"),
-        (Fault(acts=True, cut=True), "Old"),
-        (Fault(status=502, acts=True), "Old"),
-        (Fault(status=422, acts=True), "Old"),
-        (Fault(status=403, acts=True), "Old"),
-    ],
-    ids=[
-        "refused",
-        "lost on the way",
-        "answer lost",
-        "answer lost and back to the old",
-        "cut off and back to the old",
-        "502 and back to the old",
-        "422 and back to the old",
-        "stopped and back to the old",
-    ],
-)
+FAILURES = {
+    "refused": (Fault(status=422), "New"),
+    "lost on the way": (Fault(drop=True), "New"),
+    "answer lost": (LOST, "New"),
+    "answer lost and back to the old": (LOST, "Old"),
+    "cut off and back to the old": (Fault(acts=True, cut=True), "Old"),
+    "a page and back to the old": (Fault(status=200, body=b"<html></html>", acts=True), "Old"),
+    "502 and back to the old": (Fault(status=502, acts=True), "Old"),
+    "422 and back to the old": (Fault(status=422, acts=True), "Old"),
+    "stopped and back to the old": (Fault(status=403, acts=True), "Old"),
+}
+
+
+@pytest.mark.parametrize(("failure", "then"), FAILURES.values(), ids=FAILURES)
 def test_a_user_whose_update_failed_is_sent_again(
     skipping: Project, sandbox: Sandbox, failure: Fault, then: str
 ) -> None:
@@ -421,16 +446,15 @@ def test_a_damaged_state_file_is_said_and_kept(skipping: Project, content: bytes
     assert (skipping.folder / STATE).read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    "statements",
-    [
-        ["CREATE TABLE users (name TEXT)"],
-        ["CREATE TABLE orders (number INTEGER)", "PRAGMA user_version = 1"],
-        ["CREATE TABLE users (id TEXT, name TEXT)", "PRAGMA user_version = 1"],
-        ["CREATE TABLE users (name TEXT)", "PRAGMA user_version = 1"],
-    ],
-    ids=["unnumbered", "of other tables", "of another users table", "without ids"],
-)
+NUMBERED = "PRAGMA user_version = 1"
+FOREIGN = {
+    "unnumbered": ["CREATE TABLE users (name TEXT)"],
+    "of other tables": ["CREATE TABLE orders (number INTEGER)", NUMBERED],
+    "of another users table": ["CREATE TABLE users (id TEXT, name TEXT)", NUMBERED],
+}
+
+
+@pytest.mark.parametrize("statements", FOREIGN.values(), ids=FOREIGN)
 def test_the_database_of_another_program_is_left_as_it_is(
     skipping: Project, statements: list[str]
 ) -> None:
@@ -507,13 +531,6 @@ def test_a_lock_does_not_matter_where_nothing_has_changed(skipping: Project) -> 
     assert skipping.run().status == 0
     with locked(skipping.folder / STATE):
         assert skipping.run().counts() == (0, 3, 0)
-
-
-def test_a_dry_run_with_an_empty_state_file_is_one_with_none(skipping: Project) -> None:
-    skipping.users(3)
-    (skipping.folder / STATE).touch()
-    assert skipping.run("--dry-run").counts() == (3, 0, 0)
-    assert (skipping.folder / STATE).read_bytes() == b""
 
 
 def test_a_lock_in_the_middle_of_a_run_loses_no_row(skipping: Project, sandbox: Sandbox) -> None:
@@ -608,33 +625,38 @@ def test_folders_on_the_way_to_the_state_are_no_reason_to_show_it(skipping: Proj
     skipping.configure(intercom={"state_file": "made/state.db"})
     skipping.users(1)
     assert skipping.run().status == 0
-    assert stat.S_IMODE((skipping.folder / "made/state.db").stat().st_mode) == 0o600
+    for place, mode in ("made", 0o700), ("made/state.db", 0o600):
+        assert stat.S_IMODE((skipping.folder / place).stat().st_mode) == mode
 
 
-def test_a_dry_run_makes_no_state(skipping: Project) -> None:
-    skipping.users(3)
-    result = skipping.run("--dry-run")
-    assert (result.status, result.counts()) == (0, (3, 0, 0))
-    assert not state_files(skipping)
-
-
-def test_a_dry_run_leaves_the_state_as_it_is(skipping: Project, sandbox: Sandbox) -> None:
-    assert imported(skipping, "u1,,Ada", "u2,,Bob").status == 0
-    content = (skipping.folder / STATE).read_bytes()
+@pytest.mark.parametrize("option", ["--dry-run", "--check"])
+@pytest.mark.parametrize("before", ["nothing", "an empty file", "a run", "a kill"])
+def test_looking_leaves_the_state_as_it_is(
+    skipping: Project, sandbox: Sandbox, before: str, option: str
+) -> None:
+    """And makes no file beside it; a dry run knows what it says."""
+    skipping.write(csv_of("u1,,Ada", "u2,,Bob", "u3,,Cy"))
+    if before == "an empty file":
+        (skipping.folder / STATE).touch()
+    elif before == "a run":
+        assert imported(skipping, "u1,,Ada", "u2,,Bob").status == 0
+    elif before == "a kill":
+        sandbox.faults = [Fault(), Fault(), Fault(delay=60)]
+        child = skipping.start()
+        eventually(lambda: len(sandbox.requests) == 3)
+        child.send(signal.SIGKILL)
+        child.wait()
+    files = state_files(skipping)
+    contents = [path.read_bytes() for path in files if not path.name.endswith("-shm")]
     skipping.write(csv_of("u1,,Ada", "u2,,Bea", "u3,,Cy"))
-    result = skipping.run("--dry-run")
-    assert result.status == 0
-    assert sum(result.counts()) == 3
-    assert result.counts()[0] == len(result.out.splitlines())
-    assert (skipping.folder / STATE).read_bytes() == content
-    assert skipping.run().counts() == (2, 1, 0)
-    assert len(sandbox.requests) == 4
-
-
-def test_a_check_makes_no_state(skipping: Project) -> None:
-    skipping.users(3)
-    assert skipping.run("--check").status == 0
-    assert not state_files(skipping)
+    result = skipping.run(option)
+    assert result.status == 0, result
+    assert state_files(skipping) == files
+    assert [path.read_bytes() for path in files if not path.name.endswith("-shm")] == contents
+    if option == "--dry-run":
+        known = before.startswith("a ")
+        words = f"{3 - known} would be added or updated, {int(known)} are unchanged, 0 would not"
+        assert words in result.err
 
 
 def test_a_row_that_was_not_imported_can_be_imported_from_its_file(
