@@ -1085,9 +1085,9 @@ def map_columns(sheet: Sheet, file: CsvFile, settings: Settings) -> None:
         if source in missing:
             near = nearest(source.text, headings, 3)[:100]
             problems.append(f"{what} is missing; the nearest: {near}")
-        elif times and source.is_constant:
+        elif times and source.value is not None:
             problems.append(f"{what} is a heading: take its single quotes off")
-        elif times > 1:
+        elif times > 1 and not source.is_constant:
             problems.append(f"{what} stands there {times} times")
     if problems:
         raise StopRun(f"{file.name}: the headings don't fit the settings: {'; '.join(problems)}")
@@ -2052,7 +2052,9 @@ class Ledger:
 #### Sending users
 
 LAST_REQUEST = "stopping after the request under way; once more ends it at once, with rows lost"
-EXISTS = re.compile(f"(archived )?contact matching .* already exists with id=({ID.pattern})")
+EXISTS = re.compile(
+    f"(archived )?contact matching those details already exists with id=({ID.pattern})"
+)
 
 
 @dataclass

@@ -310,7 +310,7 @@ def check(case: Case, concurrency: int, folder: Path, sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 5])
 @settings(
-    max_examples=int(os.environ.get("EXAMPLES", "24")),
+    max_examples=int(os.environ.get("EXAMPLES", "16")),
     derandomize=not LONG,
     deadline=None,
     database=None,
