@@ -1024,8 +1024,10 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
         record = lines[0] if len(lines) == 1 else "".join(lines)
         if not record.isascii() and SURROGATE.search(record):
             problem = f"it holds bytes that are not {sheet.text.encoding}; see [csv] encoding"
-        # ASCII without a spreadsheet's ="..." has no more than blanks to take off.
-        cells = [*map(str.strip if record.isascii() and '="' not in record else clean, cells)]
+        # As nearly always, there are no more than blanks to take off: in ASCII those of strip.
+        blanks = None if record.isascii() else BLANKS
+        is_plain = '="' not in record
+        cells = [cell.strip(blanks) if is_plain else clean(cell) for cell in cells]
         if problem or not (cells in ([], [""]) or sheet.is_heading(cells)):
             yield Row(number, record, cells, problem)
         number += len(lines)
