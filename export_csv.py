@@ -172,6 +172,8 @@ ISO_8601 = re.compile(
     r"(?: ?((?i:Z|UTC|GMT)|([+-]\d\d):?([0-5]\d)?))?)?",
     re.ASCII,
 )
+# The shapes of it that datetime reads by itself, on every Python.
+USUAL = re.compile(r"(?!0000)\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([+-]\d\d:\d\d)?)?", re.ASCII)
 # What spreadsheets and data frames make of a long id, of a whole number, or of a lost cell.
 REWRITTEN = re.compile(
     r"[+-]?\d+([.,]\d+)?[eE][+-]\d+|[+-]?\d+[.,]0+"
@@ -247,15 +249,16 @@ def to_timestamp(cell: str, zone: tzinfo = timezone.utc, form: str = "") -> int:
     """
     if not form and TEN_DIGITS.fullmatch(cell):
         return int(cell)  # as nearly always, where it is a number
-    iso = None if form or cell.isdecimal() else ISO_8601.fullmatch(cell)
+    is_usual = not form and USUAL.fullmatch(cell)
+    iso = None if form or is_usual or cell.isdecimal() else ISO_8601.fullmatch(cell)
     if iso:
         year, _, month, day, hour, minute, second, zulu, hours, minutes = iso.groups("00")
         offset = "" if zulu == "00" else "+00:00" if hours == "00" else f"{hours}:{minutes}"
         cell = f"{year}-{month}-{day}T{hour:0>2}:{minute}:{second}{offset}"
     if iso and year == "0000":
         seconds = 0  # which is how databases write that there is none
-    elif iso or form:
-        moment = datetime.fromisoformat(cell) if iso else datetime.strptime(cell, form)
+    elif iso or form or is_usual:
+        moment = datetime.strptime(cell, form) if form else datetime.fromisoformat(cell)
         seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp())
     else:
         seconds = to_seconds(cell)
@@ -946,6 +949,7 @@ class Sheet:
     headings: list[str] = field(default_factory=list)  # normal ones
     heading_row: str = ""  # as it stands in the file; none where [csv] headings are used
     columns: list[Source] = field(default_factory=list)  # those that have a place
+    at_hand: list[tuple[int, str, Any, bool, Source]] = field(default_factory=list)  # of each
     constants: User = field(default_factory=dict)
     blanks: frozenset[str] = frozenset()
 
@@ -1094,6 +1098,7 @@ def map_columns(sheet: Sheet, file: CsvFile, settings: Settings) -> None:
     if problems:
         raise StopRun(f"{file.name}: the headings don't fit the settings: {'; '.join(problems)}")
     sheet.columns = [replace(source, place=headings.index(source.text)) for source in mapped]
+    sheet.at_hand = [(s.place, s.name, s.convert, s.is_attribute, s) for s in sheet.columns]
 
 
 def find_headings(file: CsvFile, settings: Settings, wanted: set[str]) -> str:
@@ -1124,12 +1129,11 @@ def to_user(row: Row, sheet: Sheet) -> tuple[User, list[tuple[Source, str, str]]
         check_width(cells, sheet)
     user, wrong = sheet.constants.copy(), []
     attributes: User = user.pop("custom_attributes", {}).copy()
-    for source in sheet.columns:
-        cell = cells[source.place]
+    for place, name, convert, is_attribute, source in sheet.at_hand:
+        cell = cells[place]
         if cell not in sheet.blanks:
             try:
-                values = attributes if source.is_attribute else user
-                values[source.name] = source.convert(cell)
+                (attributes if is_attribute else user)[name] = convert(cell)
             except ValueError as error:
                 wrong.append((source, cell, str(error)))
     if user.keys().isdisjoint(IDENTITY):
