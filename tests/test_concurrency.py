@@ -146,7 +146,7 @@ def test_different_users_do_not_wait_for_each_other(project: Project, sandbox: S
     released = threading.Event()
 
     def hold(request: Request) -> Fault | None:
-        if request.body["user_id"] == "u2":
+        if request.body["user_id"] == "u50":
             released.wait(60)
         tries = [one for one in sandbox.requests if one.body["user_id"] == "u3"]
         first = request.body["user_id"] == "u3" and len(tries) == 1
