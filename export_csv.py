@@ -542,7 +542,8 @@ def read_keys(entries: Entries, problems: dict[str, str]) -> dict[str, Any]:
         if text and re.fullmatch(pattern, text):
             given[name] = to_boolean(text) if kind is bool else kind(text)
         elif text:
-            is_shown = name not in NEVER_SHOWN and not name.endswith("_url") and len(text) <= 20
+            is_url = name.endswith("_url") or "://" in text  # which may hold a password
+            is_shown = name not in NEVER_SHOWN and not is_url and len(text) <= 20
             wrong = f"is {text!r}; " if is_shown else ""
             problems[f"[{section}] {key}"] = f"{wrong}write {form}"
     return {**KEYS, **given}

@@ -280,6 +280,7 @@ BROKEN: dict[str, tuple[str, str, str]] = {
     "a short one": ("hipchat", f"api_url = https://a:{PASSWORD}@b/", "[hipchat] api_url"),
     "no scheme": ("aws", f"endpoint_url = ada:{PASSWORD}@minio", "[aws] endpoint_url"),
     "of S3": ("aws", f"bucket = s3://a:{PASSWORD}@b", "[aws] bucket"),
+    "of S3, without a host": ("aws", f"bucket = s3://a:{PASSWORD}/", "[aws] bucket"),
 }
 
 
