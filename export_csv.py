@@ -1691,6 +1691,7 @@ def create_attribute(intercom: Intercom, name: str, data_type: str) -> None:
 
 #### What was sent before
 
+BUSY_TIMEOUT = 5.0  # seconds that another program's lock is waited for
 STATE_FORMAT = 0x49435331  # SQLite's application_id; another one where the tables change
 STATE_SCHEMA = f"""
 PRAGMA journal_mode = WAL;
@@ -1721,7 +1722,8 @@ class SentUsers:
             if write:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             uri = f"{self.path.as_uri()}?mode={mode}"
-            self.database = sqlite3.connect(uri, timeout=5, isolation_level=None, uri=True)
+            how: Any = {"timeout": BUSY_TIMEOUT, "isolation_level": None, "uri": True}
+            self.database = sqlite3.connect(uri, **how)
         except (OSError, sqlite3.Error) as error:
             raise StopRun(f"the state file {self.path} can't be opened: {error}") from None
         self.execute("PRAGMA synchronous = NORMAL")
