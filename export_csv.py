@@ -284,9 +284,9 @@ def to_seconds(cell: str) -> int:
     return seconds
 
 
-def converter(kind: str, decimal: str, zone: tzinfo) -> Callable[[str], Value]:
+def converter(type_name: str, decimal: str, zone: tzinfo) -> Callable[[str], Value]:
     """What turns a cell into a value of this type; the last cells are remembered."""
-    name, _, form = kind.partition(" ")
+    name, _, form = type_name.partition(" ")
     convert: Any = {
         "string": to_attribute_text,
         "integer": partial(to_integer, decimal=decimal),
@@ -308,12 +308,17 @@ class Source:
 
     name: str
     text: str  # the heading, or the constant
-    kind: str  # one of TYPES
+    type: str  # one of TYPES
     is_attribute: bool
     convert: Callable[[str], Value]
     is_constant: bool = False
     value: Value | None = None  # of a constant that is not blank
     place: int = -1  # of the cell in its row, from when the headings are known
+
+    @property
+    def base_type(self) -> str:
+        """The type without `not` and without a format."""
+        return self.type.removeprefix("not ").partition(" ")[0]
 
 
 class Settings(NamedTuple):
@@ -446,6 +451,7 @@ def parse_config(path: Path, problems: dict[str, str]) -> Entries:
         header = re.fullmatch(r"\[(.+)\]", line)
         key, equals, value = map(str.strip, line.partition("="))
         section, key = (header[1], "") if header else (section, key)
+        # What is no entry of its own.
         where, problem = f"line {number}", ""
         if "\0" in raw:
             problem = "holds a NUL character; write the line anew"
@@ -456,6 +462,7 @@ def parse_config(path: Path, problems: dict[str, str]) -> Entries:
         elif not (header or (section and key and equals and line[0] != "[")):
             problem = "is not `key = value` below a [section]; write it so"
         else:
+            # An entry, and the place by which it may be named.
             is_safe = re.fullmatch("[a-z0-9_]{0,30}] [a-z0-9_]{0,30}", f"{section}] {key}")
             place = f"[{section}] {key}".rstrip() if is_safe else where
             depth = math.inf if header else indent
@@ -537,10 +544,10 @@ def read_keys(entries: Entries, problems: dict[str, str]) -> dict[str, Any]:
         if name in SECRETS:
             text = os.environ.get(SECRETS[name]) or text
             mask(text)
-        kind: Any = type(default)
-        pattern, form = FORMS.get(name, TYPE_FORMS[kind])
+        value_type: Any = type(default)
+        pattern, form = FORMS.get(name, TYPE_FORMS[value_type])
         if text and re.fullmatch(pattern, text):
-            given[name] = to_boolean(text) if kind is bool else kind(text)
+            given[name] = to_boolean(text) if value_type is bool else value_type(text)
         elif text:
             is_url = name.endswith("_url") or "://" in text  # which may hold a password
             is_shown = name not in NEVER_SHOWN and not is_url and len(text) <= 20
@@ -549,35 +556,44 @@ def read_keys(entries: Entries, problems: dict[str, str]) -> dict[str, Any]:
     return {**KEYS, **given}
 
 
+def split_type(text: str, own: str) -> tuple[str, str]:
+    """The heading or constant in `text`, and the type behind it, which is `own` where there is
+    none; ValueError where it is unknown."""
+    # What follows the last colon that a type follows is the type.
+    typed = None if CONSTANT.fullmatch(text) else TYPED.fullmatch(text)
+    if not typed:
+        word = re.search(r"\s:\s*(\w+)$", text)
+        is_type = word and (word[1].lower() in OTHER_TYPES or nearest(word[1], TYPES[:4], 1, 0.7))
+        if word and is_type:
+            raise ValueError(f"unknown type {word[1]}; write one of {', '.join(TYPES)}")
+        return text, own
+    name, form = " ".join((typed[2] or "timestamp").lower().split()), typed[3] or ""
+    if form and not orders_times(form):
+        wrong = repr(form[:20])
+        raise ValueError(f"the format {wrong} names no full date; write one such as %d/%m/%Y")
+    return typed[1].strip(), f"{name} {form}".rstrip()
+
+
 def read_source(name: str, text: str, is_attribute: bool, decimal: str, zone: tzinfo) -> Source:
     """What `name = text` of [user] or [custom_attributes] means; ValueError says what is wrong."""
     if is_attribute and not re.fullmatch(f"[^.$]{{1,{MAX_ATTRIBUTE_NAME}}}", name):
         raise ValueError(f"rename it: no . or $, at most {MAX_ATTRIBUTE_NAME} characters")
-    kind = own = "string" if is_attribute else FIELDS[name]
-    # What follows the last colon that a type follows is the type.
-    typed = None if CONSTANT.fullmatch(text) else TYPED.fullmatch(text)
-    if typed:
-        text, kind = typed[1].strip(), " ".join((typed[2] or "timestamp").lower().split())
-        if typed[3] and not orders_times(typed[3]):
-            form = repr(typed[3][:20])
-            raise ValueError(f"the format {form} names no full date; write one such as %d/%m/%Y")
-        kind += f" {typed[3]}" if typed[3] else ""
-    elif (wrong := re.search(r"\s:\s*(\w+)$", text)) and (
-        wrong[1].lower() in OTHER_TYPES or nearest(wrong[1], TYPES[:4], at_least=0.7)
-    ):
-        raise ValueError(f"unknown type {wrong[1]}; write one of {', '.join(TYPES)}")
-    if not is_attribute and kind.removeprefix("not ").partition(" ")[0] != own:
-        raise ValueError(f"is sent as {own}, so that the type {kind} doesn't fit; leave it out")
-    convert = converter(kind, decimal, zone)
-    if not is_attribute and kind == "string":
-        convert = to_identity if name in IDENTITY else str
+    own = "string" if is_attribute else FIELDS[name]
+    text, type_name = split_type(text, own)
     text = re.sub('^"([^"]*)"$', r"\1", text)
     constant = CONSTANT.fullmatch(text)
-    source = Source(name, normal(text), kind, is_attribute, convert, bool(constant))
+    convert = converter(type_name, decimal, zone)
+    source = Source(name, normal(text), type_name, is_attribute, convert, bool(constant))
+    if not is_attribute and source.base_type != own:
+        raise ValueError(
+            f"is sent as {own}, so that the type {type_name} doesn't fit; leave it out"
+        )
+    if not is_attribute and own == "string":
+        source.convert = to_identity if name in IDENTITY else str
     if constant:
-        source.text = constant[1]
+        source.text, cell = constant[1], clean(constant[1])
         try:
-            source.value = convert(clean(source.text)) if clean(source.text) else None
+            source.value = source.convert(cell) if cell else None
         except (ValueError, RowError) as error:
             raise ValueError(f"the constant {text} is {error}; write one that fits") from None
     return source
@@ -662,6 +678,7 @@ def mask_passwords(settings: Settings) -> None:
 
 def wrong_values(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
     """What can be wrong with values that fit their form: whether it is, where, what to write."""
+    # The services and the file.
     for section, key in (name.split("_", 1) for name in NEEDED):
         is_used = getattr(s, f"{section}_use_{section}") and (section == "aws" or not dry_run)
         bad = is_used and not getattr(s, f"{section}_{key}")
@@ -678,6 +695,7 @@ def wrong_values(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
     yield bad, "[csv] encoding", f"is {s.csv_encoding[:20]!r}; write one such as utf-8 or cp1252"
     text = f"is {s.csv_timezone[:20]!r}; write a name of IANA's list, such as Europe/Berlin"
     yield not find_zone(s.csv_timezone), "[csv] timezone", text
+    # Intercom: credentials, URLs, and what is mapped.
     key = "api_key" if s.intercom_api_id else "api_id" if s.intercom_api_key else "access_token"
     bad = not (s.intercom_access_token or dry_run or (s.intercom_api_id and s.intercom_api_key))
     text = f"is blank; write it here, or in .env as {SECRETS[f'intercom_{key}']}=..."
@@ -691,6 +709,7 @@ def wrong_values(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
     yield bad, "[user]", "names no identity; write user_id, email or id"
     bad = len(s.sources) - len(names) > MAX_ATTRIBUTES
     yield bad, "[custom_attributes]", f"has more than {MAX_ATTRIBUTES} keys; leave some out"
+    # The environment.
     for scheme in ("http", "https", "all"):
         proxy = urllib.request.getproxies().get(scheme, "http://none")
         url = proxy if "://" in proxy else f"http://{proxy}"
@@ -845,6 +864,7 @@ def open_s3(settings: Settings) -> CsvFile:
     folder = f"{settings.aws_folder.strip('/')}/".lstrip("/")
     place = f"s3://{bucket}/{folder}"
     try:
+        # Keys of config.ini go with a session token only where they are the environment's own.
         client = in_time(
             boto3.client,
             "s3",
@@ -855,6 +875,7 @@ def open_s3(settings: Settings) -> CsvFile:
             endpoint_url=settings.aws_endpoint_url or None,
             config=Config(connect_timeout=10, retries={"mode": "standard", "max_attempts": 5}),
         )
+        # Which object it is.
         if settings.file_select_latest:
             listing = client.get_paginator("list_objects_v2")
             pages = iter(listing.paginate(Bucket=bucket, Prefix=folder, Delimiter="/"))
@@ -862,6 +883,7 @@ def open_s3(settings: Settings) -> CsvFile:
             items = (item for page in every_page for item in page.get("Contents", ()))
             names = (item["Key"][len(folder) :] for item in items)
             written, name = newest(names, settings.file_time_format, place)
+        # A copy of it, whole.
         for _ in range(5):
             answer = in_time(client.get_object, Bucket=bucket, Key=folder + name)
             if copy := download(answer, settings.aws_tmp_folder or tempfile.gettempdir()):
@@ -1173,26 +1195,25 @@ ADVICE = {
     "integer": "export whole numbers, or map it as a string",
     "float": "export numbers such as 12.5, or map it as a string",
     "boolean": "export true or false",
-    "not": "export true or false",
     "timestamp": "export dates such as 2026-11-24 or 2026-11-24T09:05:00Z",
 }
 
 
 def other_types(source: Source, settings: Settings) -> dict[str, Any]:
     """What could be written so that a column's cells might be of their type, and what it does."""
-    line, kind = f"{source.name} = {source.text} :", source.kind.split()[0]
-    own, zone = settings.csv_decimal, settings.zone
-    other = "," if own == "." else "."
-    kinds: dict[str, tuple[str, str]] = {}  # each with what stands before its decimals
-    if kind == "timestamp":
-        forms = ["", *(date + time for date in DATES for time in TIMES)]
-        kinds = {f"{line} {kind} {form}".rstrip(): (f"{kind} {form}", own) for form in forms}
-    elif kind == "integer":
-        kinds[f"{line} float"] = "float", own
-        kinds[f"{line} float, with [csv] decimal = {other}"] = "float", other
-    elif kind == "float":
-        kinds[f"[csv] decimal = {other}"] = kind, other
-    return {what: converter(new, decimal, zone) for what, (new, decimal) in kinds.items()}
+    line, own_type = f"{source.name} = {source.text} :", source.base_type
+    decimal, zone = settings.csv_decimal, settings.zone
+    other = "," if decimal == "." else "."
+    types: dict[str, tuple[str, str]] = {}  # each with what stands before its decimals
+    if own_type == "timestamp":
+        for form in ["", *(date + time for date in DATES for time in TIMES)]:
+            types[f"{line} timestamp {form}".rstrip()] = f"timestamp {form}", decimal
+    elif own_type == "integer":
+        types[f"{line} float"] = "float", decimal
+        types[f"{line} float, with [csv] decimal = {other}"] = "float", other
+    elif own_type == "float":
+        types[f"[csv] decimal = {other}"] = "float", other
+    return {what: converter(name, mark, zone) for what, (name, mark) in types.items()}
 
 
 @dataclass
@@ -1255,7 +1276,7 @@ class Survey:
                 del self.fits[source]
         for source, cell, _ in wrong:
             if fits := self.fits.get(source):
-                self.fits[source] = {kind: to for kind, to in fits.items() if is_valid(to, cell)}
+                self.fits[source] = {what: to for what, to in fits.items() if is_valid(to, cell)}
 
     def reason_to_stop(self, is_named: bool) -> str:
         """Why a run with this file is not to begin; blank where nothing speaks against it."""
@@ -1279,12 +1300,12 @@ class Survey:
         examples = self.left_out.get(source, Examples())
         if examples.count < FEW:
             return ""
-        kind = source.kind.split()[0]
-        advice = f"write {', or '.join(self.fits[source])}" if self.fits[source] else ADVICE[kind]
+        fitting = ", or ".join(self.fits[source])
+        advice = f"write {fitting}" if fitting else ADVICE[source.base_type]
         what = f"{examples.count} cells below {source.text!r} (for {source.name})"
         line, cell, reason = examples.first[0]
         reason = f"in line {line}, {redact(cell)[:100]!r} is {reason}"
-        return f"of {what} none is of the type {source.kind}: {reason}; {advice}"
+        return f"of {what} none is of the type {source.type}: {reason}; {advice}"
 
 
 def survey(file: CsvFile, settings: Settings) -> Survey:
@@ -1330,8 +1351,8 @@ class Answer(NamedTuple):
     @property
     def is_person(self) -> bool:
         """Whether it is Intercom's word that the user or contact is in."""
-        kind = self.content.get("type")
-        is_one = kind in ("user", "contact", "lead") if kind else bool(self.id)
+        what = self.content.get("type")
+        is_one = what in ("user", "contact", "lead") if what else bool(self.id)
         return 200 <= self.status < 300 and is_one and "errors" not in self.content
 
     @property
@@ -1462,10 +1483,10 @@ class Server:
                     response.close()
                     raise ValueError(f"more than {MAX_ANSWER} bytes")
         except Exception as error:  # whatever it is, there is no answer, and the run has to know
-            why = f"no answer ({root_cause(error)})"
+            failure = f"no answer ({root_cause(error)})"
             proxy = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
-            hopeless = isinstance(error, proxy) or re.search("(?i)certificate|PEM lib", why)
-            return Answer(-1 if hopeless else 0, failure=why)
+            hopeless = isinstance(error, proxy) or re.search("(?i)certificate|PEM lib", failure)
+            return Answer(-1 if hopeless else 0, failure=failure)
         with contextlib.suppress(ValueError, RecursionError):
             parsed = json.loads(content)
         known = parsed if isinstance(parsed, dict) else {}
@@ -1494,7 +1515,6 @@ DATA_TYPES = {  # of ours, which of Intercom's take it; the first is the one to 
     "integer": ("integer", "float"),
     "float": ("float",),
     "boolean": ("boolean",),
-    "not": ("boolean",),
     "timestamp": ("date", "datetime"),
 }
 
@@ -1654,7 +1674,7 @@ def attributes_to_make(intercom: Intercom) -> dict[str, str]:
     https://developers.intercom.com/docs/references/rest-api/api.intercom.io/data-attributes
     """
     settings = intercom.settings
-    wanted = {s.name: DATA_TYPES[s.kind.split()[0]] for s in settings.sources if s.is_attribute}
+    wanted = {s.name: DATA_TYPES[s.base_type] for s in settings.sources if s.is_attribute}
     if not wanted or not settings.contacts:
         return {}
     url = settings.intercom_user_url.removesuffix("/contacts")
@@ -1916,6 +1936,7 @@ def notify(
     A notice that fails is said on the screen, standard error, and logged, and that is all.
     https://api.slack.com/messaging/webhooks
     """
+    # What each service is posted.
     text = "\n".join(map(redact, lines))[:NOTICE_LENGTH]
     posts: dict[str, tuple[str, str, str]] = {}
     if settings.hipchat_use_hipchat and "Hipchat" in services:
@@ -1931,9 +1952,10 @@ def notify(
         message = {key: value for key in extras if (value := getattr(settings, f"slack_{key}"))}
         message["text"] = f"{SIGNS[color]} {escaped}"
         posts["Slack"] = settings.slack_webhook_url, "application/json", json.dumps(message)
+    # Three tries each.
     all_took_it = True
-    for name, (url, kind, body) in posts.items():
-        server = Server(url, {"Content-Type": kind}, NOTICE_TIMES)
+    for name, (url, content_type, body) in posts.items():
+        server = Server(url, {"Content-Type": content_type}, NOTICE_TIMES)
         for attempt in (1, 2, 3):
             answer = server.exchange("POST", url, body.encode())
             if 200 <= answer.status < 300:
@@ -2130,7 +2152,7 @@ def make_jobs(rows: Iterable[Row], sheet: Sheet, ledger: Ledger) -> Iterator[Job
             continue
         job = Job(row, user, identities(user), user.get("id", ""))
         for source, cell, reason in wrong:
-            text = f"heading {source.text!r}, value {redact(repr(cell))[:100]}, no {source.kind}"
+            text = f"heading {source.text!r}, value {redact(repr(cell))[:100]}, no {source.type}"
             log.warning("%s: left out: %s: %s", job, text, reason)
         yield job
 
@@ -2172,9 +2194,10 @@ def upsert(job: Job, intercom: Intercom) -> Answer:
     """
     settings = intercom.settings
     ask = partial(intercom.ask, who=job, tries=itertools.count(1))
+    # As nearly always, this is all; a remembered contact may have been merged or deleted.
     answer = ask(*request_of(job, settings))
     is_remembered = job.intercom_id and "id" not in job.user
-    if is_remembered and answer.status in (404, 410):  # merged or deleted meanwhile
+    if is_remembered and answer.status in (404, 410):
         job.stale_id, job.intercom_id = job.intercom_id, ""
         answer = ask(*request_of(job, settings))
     is_conflict = settings.contacts and answer.status == 409 and not job.intercom_id
@@ -2184,13 +2207,14 @@ def upsert(job: Job, intercom: Intercom) -> Answer:
     # The contact is there, under an id that the answer tells.
     job.intercom_id = exists[2]
     method, url, body = request_of(job, settings)
-    if exists[1]:
+    if exists[1]:  # archived
         if not settings.intercom_unarchive:
             detail = f"the contact {exists[2]} is archived; see [intercom] unarchive"
             raise RowError("an archived contact", detail)
         answer = ask("POST", f"{url}/unarchive", {})
         if not answer.is_person:
             return answer
+    # With an e-mail that others may share, see whose it is before it is overwritten.
     if "user_id" in job.user and "email" in job.user:
         answer = ask("GET", url, {})
         if not answer.is_person:
@@ -2253,6 +2277,7 @@ def settle(job: Job, answer: Answer | Exception, traffic: Traffic, run: Run) -> 
     traffic.busy.difference_update(job.identities)
     if traffic.sent and job.stale_id:
         traffic.sent.forget_id(job.stale_id)
+    # What becomes of its row.
     if not isinstance(answer, Answer):
         ledger.keep(job.row, getattr(answer, "kind", "the run stopped"), str(answer), job)
         traffic.given_up, traffic.refused = 0, math.inf
@@ -2312,7 +2337,7 @@ def outcome_of(run: Run) -> Outcome:
         )
         if ledger.not_imported and not reason:
             reason = f"{ledger.not_imported} of {ledger.done} rows were not imported"
-        values = [f"{e.count} x {s.text!r} (no {s.kind})" for s, e in found.left_out.items()]
+        values = [f"{e.count} x {s.text!r} (no {s.type})" for s, e in found.left_out.items()]
         wrong = [f"values left out: {', '.join(values)}"] if values else []
         kinds = [f"{count} x {kind}" for kind, count in ledger.kinds.most_common()]
         lines += [*wrong, *kinds, *ledger.whereabouts()]
@@ -2368,7 +2393,7 @@ def remarks(settings: Settings, sheet: Sheet) -> Iterator[tuple[int, str]]:
     for source in sheet.columns:
         if not source.is_attribute and settings.contacts and source.name in NOT_IN_CONTACTS:
             yield logging.WARNING, f"[user] {source.name}: contacts don't have it: left out"
-        is_number = source.kind.startswith("timestamp") and not source.name.endswith("_at")
+        is_number = source.base_type == "timestamp" and not source.name.endswith("_at")
         if source.is_attribute and is_number and not settings.contacts:
             text = "shows as a number in Intercom; with a name ending in _at, as a date"
             yield logging.DEBUG, f"[custom_attributes] {source.name} {text}"
@@ -2483,7 +2508,7 @@ def dry_run(run: Run) -> int:
 def account(found: Survey) -> Iterator[str]:
     """What of the file would not be sent, with the first three of each."""
     for source, examples in found.left_out.items():
-        what = f"of {source.text!r} would be left out, being no {source.kind}:"
+        what = f"of {source.text!r} would be left out, being no {source.type}:"
         yield f"{examples.count} value{'s' * (examples.count > 1)} {what}"
         yield from examples.lines()
     for kind, examples in found.refused.items():
@@ -2521,8 +2546,8 @@ def check_lines(run: Run, problems: list[str]) -> Iterator[tuple[int, str]]:
         else:
             text = f"A test notice of the import of users to Intercom, from {socket.gethostname()}"
             took_it = notify(settings, [text], "yellow", [name], sys.stdout)
-            told = f"{name}: {'took' if took_it else 'did not take'} the test notice"
-            yield FINE if took_it else WRONG, told
+            what = "took" if took_it else "did not take"
+            yield FINE if took_it else WRONG, f"{name}: {what} the test notice"
 
 
 def check_file(run: Run) -> Iterator[tuple[int, str]]:
@@ -2543,7 +2568,7 @@ def check_file(run: Run) -> Iterator[tuple[int, str]]:
         count = found.left_out.get(source, Examples()).count
         sent = f"{cell[:50]!r} is sent as {LETTERS.encode(value)[:80]}" if cell else "no value"
         wrong = f"; {count} left out" if count else ""
-        yield FINE, f"  {source.name} = {source.text} : {source.kind}: {sent}{wrong}"
+        yield FINE, f"  {source.name} = {source.text} : {source.type}: {sent}{wrong}"
     for name, value in found.sheet.constants.items():
         yield FINE, f"  {name}: every user is sent {LETTERS.encode(value)[:80]}"
     yield from ((FINE, text) for _, text in remarks(settings, found.sheet))
