@@ -2,7 +2,7 @@
 """Add or update the users of a CSV file in Intercom, one request a user.
 
 Run by hand or by cron; every setting stands in config.ini and is explained there. The chapters
-follow a run, from Intercom's vocabulary to `main` at the end: read it from top to bottom.
+follow a run, down to `main` at the end: read it from top to bottom.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ VERSION = "1.1.0"
 # Exit statuses; a run that a signal ended has 128 + its number.
 COMPLETE, INCOMPLETE, WRONG_SETTINGS, UNDER_WAY = 0, 1, 2, 3
 POLL = 0.1  # seconds between two looks for a signal, or at what a thread is doing
+STOPPED = "the run stopped"
 log = logging.getLogger("export_csv")
 
 
@@ -121,6 +122,12 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def unforeseen(error: Exception) -> str:
+    """What to tell of an error that no line of the program expects; the traceback is logged."""
+    log.debug("the traceback", exc_info=error)
+    return f"an error that nobody foresaw, {root_cause(error)}"
+
+
 #### Intercom's vocabulary
 
 Value = str | int | float | bool
@@ -140,8 +147,10 @@ FIELDS = {
     "new_session": "boolean",
 }
 # Fields of Intercom's that this program leaves alone.
-NOT_SENT = ["phone", "avatar", "owner_id", "role", "external_id", "last_seen_at"]
-NOT_SENT += ["companies", "tags"]
+NOT_SENT = (
+    *("phone", "avatar", "owner_id", "role"),
+    *("external_id", "last_seen_at", "companies", "tags"),
+)
 IDENTITY = ("user_id", "email", "id")
 ALWAYS_SENT = ("new_session", "update_last_request_at")
 CONTACT_NAMES = {"user_id": "external_id", "last_request_at": "last_seen_at"}
@@ -184,6 +193,7 @@ TEN_DIGITS = re.compile("[1-6][0-9]{9}")
 SECONDS = re.compile(r"([+-]?[0-9]+)(?:[.,][0-9]*)?")
 EARLIEST, LATEST = -2_208_988_800, 7_289_654_399  # UNIX seconds: the years from 1900 to 2200
 MILLISECONDS = 10**11  # as UNIX seconds, this is the year 5138
+NO_DATE = "a date that means none: before 1900, after 2200, or 1970-01-01T00:00Z"
 LAST_SERIAL = 109_938  # a spreadsheet's number of the end of 2200, in days
 
 
@@ -249,22 +259,29 @@ def to_timestamp(cell: str, zone: tzinfo = timezone.utc, form: str = "") -> int:
     """
     if not form and TEN_DIGITS.fullmatch(cell):
         return int(cell)  # as nearly always, where it is a number
-    is_usual = not form and USUAL.fullmatch(cell)
-    iso = None if form or is_usual or cell.isdecimal() else ISO_8601.fullmatch(cell)
-    if iso:
-        year, _, month, day, hour, minute, second, zulu, hours, minutes = iso.groups("00")
-        offset = "" if zulu == "00" else "+00:00" if hours == "00" else f"{hours}:{minutes}"
-        cell = f"{year}-{month}-{day}T{hour:0>2}:{minute}:{second}{offset}"
-    if iso and year == "0000":
-        seconds = 0  # which is how databases write that there is none
-    elif iso or form or is_usual:
-        moment = datetime.strptime(cell, form) if form else datetime.fromisoformat(cell)
+    moment = None
+    if form:
+        moment = datetime.strptime(cell, form)
+    elif USUAL.fullmatch(cell):
+        moment = datetime.fromisoformat(cell)
+    elif not cell.isdecimal() and (iso := ISO_8601.fullmatch(cell)):
+        moment = from_iso(iso)
+    if moment:
         seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp())
     else:
         seconds = to_seconds(cell)
     if not EARLIEST <= seconds <= LATEST or seconds in (0, -1):
-        raise ValueError("a date that means none: before 1900, after 2200, or 1970-01-01T00:00Z")
+        raise ValueError(NO_DATE)
     return seconds
+
+
+def from_iso(iso: re.Match[str]) -> datetime:
+    """The moment that a match of ISO_8601 names, also with what datetime doesn't read by itself."""
+    year, _, month, day, hour, minute, second, zulu, hours, minutes = iso.groups("00")
+    if year == "0000":
+        raise ValueError(NO_DATE)
+    offset = "" if zulu == "00" else "+00:00" if hours == "00" else f"{hours}:{minutes}"
+    return datetime.fromisoformat(f"{year}-{month}-{day}T{hour:0>2}:{minute}:{second}{offset}")
 
 
 def to_seconds(cell: str) -> int:
@@ -313,7 +330,7 @@ class Source:
     convert: Callable[[str], Value]
     is_constant: bool = False
     value: Value | None = None  # of a constant that is not blank
-    place: int = -1  # of the cell in its row, from when the headings are known
+    column: int = -1  # from when the headings are known
 
     @property
     def base_type(self) -> str:
@@ -350,7 +367,7 @@ class Settings(NamedTuple):
     intercom_access_token: str = ""
     intercom_user_url: str = "https://api.intercom.io/users"
     intercom_api_version: str = ""
-    intercom_timeout: float = 30.0
+    intercom_timeout: float = 30.0  # the wait between two tries; a socket's is CONNECT_TIMEOUT
     intercom_retries: int = 50
     intercom_concurrency: int = 1
     intercom_skip_unchanged: bool = False
@@ -371,7 +388,8 @@ class Settings(NamedTuple):
     log_use_logs: bool = True
     log_folder: str = "logs"
     log_keep_days: float = math.inf
-    zone: tzinfo = timezone.utc  # of csv_timezone
+    # What follows has no underscore: it is made of several keys.
+    zone: tzinfo = timezone.utc
     sources: tuple[Source, ...] = ()  # of [user] and [custom_attributes]
     discarded: tuple[str, ...] = ()  # places in [user] of what is not among the fields sent
 
@@ -463,7 +481,7 @@ def parse_config(path: Path, problems: dict[str, str]) -> Entries:
             problem = "is not `key = value` below a [section]; write it so"
         else:
             # An entry, and the place by which it may be named.
-            is_safe = re.fullmatch("[a-z0-9_]{0,30}] [a-z0-9_]{0,30}", f"{section}] {key}")
+            is_safe = all(re.fullmatch("[a-z0-9_]{0,30}", word) for word in (section, key))
             place = f"[{section}] {key}".rstrip() if is_safe else where
             depth = math.inf if header else indent
             if (section, key) in entries:
@@ -534,7 +552,8 @@ def is_valid(action: Callable[..., object], *arguments: object) -> bool:
 
 
 def read_keys(entries: Entries, problems: dict[str, str]) -> dict[str, Any]:
-    """The settings that file and environment give; what is wrong with one is a problem."""
+    """The settings that file and environment give, taken out of the entries, so that what nobody
+    takes is unknown; what is wrong with one is a problem."""
     given: dict[str, Any] = {}
     for name, default in KEYS.items():
         section, key = name.split("_", 1)
@@ -595,13 +614,15 @@ def read_source(name: str, text: str, is_attribute: bool, decimal: str, zone: tz
         try:
             source.value = source.convert(cell) if cell else None
         except (ValueError, RowError) as error:
-            raise ValueError(f"the constant {text} is {error}; write one that fits") from None
+            raise ValueError(f"the constant {text}: {error}; write one that fits") from None
     return source
 
 
-def read_sources(entries: Entries, problems: dict[str, str], *how: Any) -> tuple[Source, ...]:
-    """What [user] and [custom_attributes] give, in an order of their own, so that the order of
-    the config's keys changes no digest; what is wrong with one is a problem."""
+def read_sources(
+    entries: Entries, problems: dict[str, str], decimal: str, zone: tzinfo
+) -> tuple[Source, ...]:
+    """What [user] and [custom_attributes] give, taken out of the entries; what is wrong with one is
+    a problem. Their order is not the file's, so that it changes nothing of what is sent."""
     sources = []
     keys = [("user", name) for name in FIELDS]
     keys += sorted(key for key in entries if key[0] == "custom_attributes" and key[1])
@@ -609,7 +630,7 @@ def read_sources(entries: Entries, problems: dict[str, str], *how: Any) -> tuple
         text = entries.pop((section, name), ("", ""))[0]
         try:
             if text:
-                sources.append(read_source(name, text, section != "user", *how))
+                sources.append(read_source(name, text, section != "user", decimal, zone))
         except ValueError as error:
             problems[f"[{section}] {name}"] = str(error)
     return tuple(sources)
@@ -630,7 +651,7 @@ def name_unknown(entries: Entries, problems: dict[str, str]) -> tuple[str, ...]:
         sections.setdefault(section, []).append(key)
     discarded = []
     for (section, key), (_, place) in entries.items():
-        near = nearest(key, sections.get(section, ()), at_least=0.75 * (section == "user"))
+        near = nearest(key, sections.get(section, ()), 1, 0.75 if section == "user" else 0.0)
         if section not in sections and not key:
             problems.setdefault(place, f"unknown section; write [{nearest(section, sections)}]?")
         elif section == "user" and key and (key in NOT_SENT or not near):
@@ -932,7 +953,7 @@ LONGEST = 2**20  # characters of a line, or of a cell
 csv.field_size_limit(LONGEST)
 READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeError)
 SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes that are not in the encoding are read as
-# UTF-32's first, as one of UTF-16's begins it.
+# UTF-32 before UTF-16, as a mark of the one begins with one of the other.
 ENCODINGS = ("utf-8", "utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 MARKS = {"\ufeff".encode(encoding): encoding for encoding in ENCODINGS}
 WITHOUT_MARK = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
@@ -971,8 +992,9 @@ class Sheet:
     rows: Iterator[Row] = field(init=False)
     headings: list[str] = field(default_factory=list)  # normal ones
     heading_row: str = ""  # as it stands in the file; none where [csv] headings are used
-    columns: list[Source] = field(default_factory=list)  # those that have a place
-    at_hand: list[tuple[int, str, Any, bool, Source]] = field(default_factory=list)  # of each
+    columns: list[Source] = field(default_factory=list)  # those that have a column
+    # The same, flat: no loop is run through as often as the one over them.
+    at_hand: list[tuple[int, str, Any, bool, Source]] = field(default_factory=list)
     constants: User = field(default_factory=dict)
     blanks: frozenset[str] = frozenset()
 
@@ -1008,14 +1030,14 @@ def open_text(file: CsvFile, settings: Settings) -> tuple[io.TextIOWrapper, str]
     return io.TextIOWrapper(content, encoding, errors, newline=""), "\ufeff" if mark else ""
 
 
-def read_lines(sheet: Sheet, kept: list[str]) -> Iterator[str]:
-    """Each line for the csv module, with the line as it stands in the file added to `kept`."""
+def read_lines(sheet: Sheet, record: list[str]) -> Iterator[str]:
+    """Each line for the csv module, with the line as it stands in the file added to `record`."""
     # The csv module takes no blank behind a closing quote.
     blank = re.compile(f'(?<=[^"])" +(?={re.escape(sheet.delimiter)}|[\r\n]|$)')
     for number, line in enumerate(iter(partial(sheet.text.readline, LONGEST + 1), ""), 1):
         if len(line) > LONGEST:
             raise StopRun(f"{sheet.name}: line {number} has more than {LONGEST:,} characters")
-        kept.append(line)
+        record.append(line)
         # A NUL is nothing, and Python 3.10's csv module takes none; a mark in the middle is where
         # files were glued together.
         text = line.replace("\0", "").removeprefix("\ufeff")
@@ -1024,9 +1046,9 @@ def read_lines(sheet: Sheet, kept: list[str]) -> Iterator[str]:
 
 def read_rows(sheet: Sheet) -> Iterator[Row]:
     """Every record but blank lines and repeated headings; StopRun where reading can't go on."""
-    number, lines, skips = 1, list[str](), sheet.delimiter != " "
-    source = read_lines(sheet, lines)
-    reader = csv.reader(source, delimiter=sheet.delimiter, strict=True, skipinitialspace=skips)
+    number, lines = 1, list[str]()  # where the record begins, and what stands there
+    how: Any = {"delimiter": sheet.delimiter, "skipinitialspace": sheet.delimiter != " "}
+    reader = csv.reader(read_lines(sheet, lines), strict=True, **how)
     while True:
         cells, problem = [], ""
         try:
@@ -1039,8 +1061,8 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
                 record = "".join(lines)
                 # The last quote that opens: one that is doubled neither opens nor closes.
                 quotes = re.finditer('"(?:[^"]+|"")*"?', record)
-                place = max((quote.start() for quote in quotes), default=0)
-                number += len(re.findall("\r\n|\r|\n", record[:place]))
+                opening = max((quote.start() for quote in quotes), default=0)
+                number += len(re.findall("\r\n|\r|\n", record[:opening]))
                 what = f"a quote opens in line {number} and doesn't close"
                 reason = f"{what} in {LONGEST:,} characters, or at all"
                 raise StopRun(f"{sheet.name}: {reason}") from None
@@ -1048,10 +1070,11 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
             where = f"after line {number + len(lines) - 1}"
             reason = f"is cut off or damaged {where}: {root_cause(error)}"
             raise StopRun(f"{sheet.name} {reason}") from None
+        # A record, with what is wrong with its text.
         record = lines[0] if len(lines) == 1 else "".join(lines)
         if not record.isascii() and SURROGATE.search(record):
             problem = f"it holds bytes that are not {sheet.text.encoding}; see [csv] encoding"
-        # As nearly always, there are no more than blanks to take off: in ASCII those of strip.
+        # Its cells: as nearly always, there are but blanks to take off, in ASCII those of strip.
         blanks = None if record.isascii() else BLANKS
         is_plain = '="' not in record
         cells = [cell.strip(blanks) if is_plain else clean(cell) for cell in cells]
@@ -1059,9 +1082,6 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
             yield Row(number, record, cells, problem)
         number += len(lines)
         lines.clear()
-
-
-#### Rows to users
 
 
 def open_sheet(file: CsvFile, settings: Settings) -> Sheet:
@@ -1120,8 +1140,8 @@ def map_columns(sheet: Sheet, file: CsvFile, settings: Settings) -> None:
             problems.append(f"{what} stands there {times} times")
     if problems:
         raise StopRun(f"{file.name}: the headings don't fit the settings: {'; '.join(problems)}")
-    sheet.columns = [replace(source, place=headings.index(source.text)) for source in mapped]
-    sheet.at_hand = [(s.place, s.name, s.convert, s.is_attribute, s) for s in sheet.columns]
+    sheet.columns = [replace(source, column=headings.index(source.text)) for source in mapped]
+    sheet.at_hand = [(s.column, s.name, s.convert, s.is_attribute, s) for s in sheet.columns]
 
 
 def find_headings(file: CsvFile, settings: Settings, wanted: set[str]) -> str:
@@ -1142,6 +1162,9 @@ def find_headings(file: CsvFile, settings: Settings, wanted: set[str]) -> str:
     return ""
 
 
+#### Rows to users
+
+
 def to_user(row: Row, sheet: Sheet) -> tuple[User, list[tuple[Source, str, str]]]:
     """The user in a row, and the cells that have to be left out: their source, text and what is
     wrong. RowError where the row can't be imported."""
@@ -1152,8 +1175,8 @@ def to_user(row: Row, sheet: Sheet) -> tuple[User, list[tuple[Source, str, str]]
         check_width(cells, sheet)
     user, wrong = sheet.constants.copy(), []
     attributes: User = user.pop("custom_attributes", {}).copy()
-    for place, name, convert, is_attribute, source in sheet.at_hand:
-        cell = cells[place]
+    for column, name, convert, is_attribute, source in sheet.at_hand:
+        cell = cells[column]
         if cell not in sheet.blanks:
             try:
                 (attributes if is_attribute else user)[name] = convert(cell)
@@ -1168,7 +1191,7 @@ def to_user(row: Row, sheet: Sheet) -> tuple[User, list[tuple[Source, str, str]]
 
 def check_width(cells: list[str], sheet: Sheet) -> None:
     """RowError where a row has more or fewer cells than headings, and these are not blank."""
-    width, needed = len(sheet.headings), max((s.place for s in sheet.columns), default=-1) + 1
+    width, needed = len(sheet.headings), max((s.column for s in sheet.columns), default=-1) + 1
     if len(cells) < needed or any(cells[width:]):
         detail = f"{len(cells)} cells, where there are {width} headings"
         raise RowError("more or fewer cells than headings", detail)
@@ -1243,10 +1266,10 @@ class Survey:
     sheet: Sheet
     rows: int = 0
     left_out: dict[Source, Examples] = field(default_factory=dict)  # cells
-    refused: dict[str, Examples] = field(default_factory=dict)  # rows, by kind of reason
+    rejected: dict[str, Examples] = field(default_factory=dict)  # rows, by kind of reason
     samples: dict[Source, tuple[str, Value]] = field(default_factory=dict)  # cell, value
-    # Columns without a right cell so far, and the other types that would fit all of their cells.
-    fits: dict[Source, dict[str, Any]] = field(default_factory=dict)
+    # The columns without a right cell so far, and the other types that would fit all their cells.
+    unproven: dict[Source, dict[str, Any]] = field(default_factory=dict)
     rows_of: dict[str, int] = field(default_factory=dict)  # by identity, at least so many
 
     def take(self, row: Row) -> None:
@@ -1255,11 +1278,11 @@ class Survey:
         try:
             user, wrong = to_user(row, self.sheet)
         except RowError as error:
-            self.refused.setdefault(error.kind, Examples()).add(row.line, "", str(error))
+            self.rejected.setdefault(error.kind, Examples()).add(row.line, "", str(error))
             return
         for source, cell, reason in wrong:
             self.left_out.setdefault(source, Examples()).add(row.line, cell, reason)
-        if self.fits:
+        if self.unproven:
             self.prove(row, user, wrong)
         # Misra and Gries's way: whoever has more than a thousandth of the rows stays in it.
         identity = identities(user)[0]
@@ -1269,26 +1292,28 @@ class Survey:
 
     def prove(self, row: Row, user: User, wrong: list[tuple[Source, str, str]]) -> None:
         """Note the first right cell of a column; until there is one, which types would fit."""
-        for source in [*self.fits]:
+        for source in [*self.unproven]:
             values = user.get("custom_attributes", {}) if source.is_attribute else user
             if source.name in values:
-                self.samples[source] = row.cells[source.place], values[source.name]
-                del self.fits[source]
+                self.samples[source] = row.cells[source.column], values[source.name]
+                del self.unproven[source]
         for source, cell, _ in wrong:
-            if fits := self.fits.get(source):
-                self.fits[source] = {what: to for what, to in fits.items() if is_valid(to, cell)}
+            if types := self.unproven.get(source):
+                self.unproven[source] = {
+                    what: to for what, to in types.items() if is_valid(to, cell)
+                }
 
     def reason_to_stop(self, is_named: bool) -> str:
         """Why a run with this file is not to begin; blank where nothing speaks against it."""
         rows, minimum = f"{self.rows} row{'s' * (self.rows != 1)}", self.settings.csv_min_rows
         who, count = max(self.rows_of.items(), key=lambda pair: pair[1], default=("", 0))
-        reason = "; ".join(filter(None, map(self.advice, self.fits)))
+        reason = "; ".join(filter(None, map(self.advice, self.unproven)))
         if self.rows < minimum and not is_named:
             what = f"has {rows}, and [csv] min_rows = {minimum}"
             reason = f"{what}: the export came out empty, or broke off"
-        elif self.rows >= FEW and sum(e.count for e in self.refused.values()) == self.rows:
+        elif self.rows >= FEW and sum(e.count for e in self.rejected.values()) == self.rows:
             kinds = [
-                f"{e.count} x {kind} ({e.lines()[0].strip()})" for kind, e in self.refused.items()
+                f"{e.count} x {kind} ({e.lines()[0].strip()})" for kind, e in self.rejected.items()
             ]
             reason = f"none of its {rows} can be imported: {'; '.join(kinds)}"
         elif self.rows >= FEW and count * 2 > self.rows:
@@ -1300,7 +1325,7 @@ class Survey:
         examples = self.left_out.get(source, Examples())
         if examples.count < FEW:
             return ""
-        fitting = ", or ".join(self.fits[source])
+        fitting = ", or ".join(self.unproven[source])
         advice = f"write {fitting}" if fitting else ADVICE[source.base_type]
         what = f"{examples.count} cells below {source.text!r} (for {source.name})"
         line, cell, reason = examples.first[0]
@@ -1316,7 +1341,7 @@ def survey(file: CsvFile, settings: Settings) -> Survey:
         raise StopRun(f"{file.name} {what}: the export has stopped")
     sheet = open_sheet(file, settings)
     types = {source: other_types(source, settings) for source in sheet.columns}
-    found = Survey(file, settings, sheet, fits=types)
+    found = Survey(file, settings, sheet, unproven=types)
     for row in sheet.rows:
         found.take(row)
     if getattr(sheet.text.buffer, "has_rest", False):
@@ -1335,6 +1360,7 @@ def age(file: CsvFile, settings: Settings) -> float:
 CONNECT_TIMEOUT = 10  # seconds
 MAX_ANSWER_TIME = 120  # seconds, headers and body together
 MAX_ANSWER = 2**20  # bytes
+MAX_PAUSE = 300  # seconds that a rate limit may hold a run up
 ID = re.compile("[A-Za-z0-9_-]+")
 OF_ONE_ROW = re.compile(r"[^\s'\"()\[\]]*(\d|@)[^\s'\"()\[\]]*")  # numbers, ids and addresses
 
@@ -1349,7 +1375,7 @@ class Answer(NamedTuple):
     failure: str = ""
 
     @property
-    def is_person(self) -> bool:
+    def is_user(self) -> bool:
         """Whether it is Intercom's word that the user or contact is in."""
         what = self.content.get("type")
         is_one = what in ("user", "contact", "lead") if what else bool(self.id)
@@ -1384,7 +1410,7 @@ class Answer(NamedTuple):
         return said if self.failure else f"{self.status} {said[:200]}"
 
     def __str__(self) -> str:
-        if self.failure or self.is_person:
+        if self.failure or self.is_user:
             return self.failure or str(self.status)
         request_id = self.content.get("request_id")
         known = f" (request_id {redact(request_id)[:99]})" if isinstance(request_id, str) else ""
@@ -1495,7 +1521,6 @@ class Server:
 
 #### Talking to Intercom
 
-MAX_PAUSE = 300  # seconds that a rate limit may hold a run up
 REDIRECTED = "[intercom] user_url answers with a redirection, which is never followed"
 STOPS = dict.fromkeys(range(300, 400), REDIRECTED) | {
     -1: "no connection with these certificates and this proxy; see REQUESTS_CA_BUNDLE "
@@ -1530,7 +1555,7 @@ def verdict(
     https://developers.intercom.com/docs/references/rest-api/errors/http-responses
     """
     status = answer.status
-    if answer.is_person:
+    if answer.is_user:
         return "accepted"
     if 0 <= status < 300 or status in (408, 429) or status >= 500:
         return "retry"
@@ -1593,13 +1618,13 @@ class Intercom(Server):
         super().__init__(settings.intercom_user_url, headers, times, settings.intercom_concurrency)
         self.threads = futures.ThreadPoolExecutor(settings.intercom_concurrency)
         if settings.intercom_concurrency > 1:
-            self.threads.submit(int).result()  # one there has to be
+            self.threads.submit(int).result()  # fails now where not even one can be made
         self.results: queue.SimpleQueue[tuple[Job, Answer | Exception]] = queue.SimpleQueue()
         self.is_stopped = run.is_stopped
         self.limit, self.turn = RateLimit(), threading.Condition()
         self.under_way = 0
-        self.waiting_for = ""  # what a retry waits for
-        self.while_waiting: Callable[[], None] = lambda: None
+        self.waiting_for = ""  # what the last retry waits for
+        self.while_waiting: Callable[[], None] = lambda: None  # until send_users knows better
 
     def start(self, action: Callable[[Job, Intercom], None], job: Job) -> None:
         """Do it in a thread, where there may be several users under way."""
@@ -1616,14 +1641,16 @@ class Intercom(Server):
         body: User,
         holds: str = "",
         who: object = "",
-        tries: Iterator[int] | None = None,
+        retries: Iterator[int] | None = None,
     ) -> Answer:
-        """The first answer that is a person, or `holds` this key, or is final; or the last one.
+        """The first answer that is a user, or `holds` this key, or that no retry betters; or the
+        last one.
 
-        Each request waits for its turn by Intercom's limit; RowError where the run stops first.
+        Each request waits for its turn by Intercom's limit. `retries` counts on where a user takes
+        several requests.
         """
         content = ENCODER.encode(body).encode() if body else b""
-        tries, due = tries or itertools.count(1), 0.0
+        retries, due = retries or itertools.count(1), 0.0
         while True:
             # Wait until it is due, and the limit allows another request.
             with self.turn:
@@ -1634,7 +1661,7 @@ class Intercom(Server):
                     self.while_waiting()
                     self.turn.wait(min(POLL, pause))
                 else:
-                    raise RowError("the run stopped")
+                    return Answer(0, failure=STOPPED)
                 self.under_way += 1
             # Send it, and take in what its answer says of the limit.
             began = time.monotonic()
@@ -1646,10 +1673,10 @@ class Intercom(Server):
             log.debug("%s: %s in %.3f s", who or url, answer, time.monotonic() - began)
             # Try again where that may help.
             self.waiting_for = ""
-            fits = answer.status == 200 and holds in answer.content if holds else answer.is_person
+            fits = answer.status == 200 and holds in answer.content if holds else answer.is_user
             if fits or verdict(answer) in ("refused", "stop") or self.is_stopped():
                 return answer
-            number = next(tries)
+            number = next(retries)
             if number > self.settings.intercom_retries:
                 return answer
             wait = max(self.settings.intercom_timeout, answer.pause())
@@ -1766,21 +1793,21 @@ class SentUsers:
             self.stop(f"the state file {self.path}: {error}{advice}")
             return None
 
-    def digest(self, text: str) -> bytes:
-        return hashlib.sha256(self.scope + text.encode()).digest()
+    def key(self, identity: str) -> bytes:
+        return hashlib.sha256(self.scope + identity.encode()).digest()
 
     def recall(self, job: Job) -> tuple[bytes, str]:
         """The digest and Intercom's id of a user; blank where they aren't known."""
         statement = "SELECT digest, id FROM users WHERE key = ?"
-        return self.execute(statement, self.digest(job.identities[0])) or (b"", "")
+        return self.execute(statement, self.key(job.identities[0])) or (b"", "")
 
     def forget(self, job: Job) -> None:
         """Void all that sending it may change: it is looked up by id, then user_id, then email."""
-        keys = [self.digest(identity) for identity in job.identities]
-        email = None if "user_id" in job.user else keys[0]  # NULL, which equals nothing
+        keys = [self.key(identity) for identity in job.identities]
+        email_key = None if "user_id" in job.user else keys[0]  # NULL, which equals nothing
         where = f"key IN ({', '.join('?' * len(keys))}) OR email = ? OR id = ?"
         statement = f"UPDATE users SET digest = x'' WHERE {where}"  # noqa: S608
-        self.execute(statement, *keys, email, job.user.get("id"))
+        self.execute(statement, *keys, email_key, job.user.get("id"))
 
     def forget_id(self, intercom_id: str) -> None:
         """Intercom doesn't know this id any more."""
@@ -1790,8 +1817,8 @@ class SentUsers:
         """What Intercom has accepted; other entries of the same user of Intercom's are void."""
         if intercom_id:
             self.forget_id(intercom_id)
-        emails = (self.digest(key) for key in job.identities if key.startswith("email="))
-        values = self.digest(job.identities[0]), job.digest, intercom_id or None, next(emails, None)
+        emails = (self.key(name) for name in job.identities if name.startswith("email="))
+        values = self.key(job.identities[0]), job.digest, intercom_id or None, next(emails, None)
         self.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)", *values)
 
 
@@ -1822,10 +1849,10 @@ def drop(stream: TextIO | None) -> None:
 
 def create(folder: str | Path, name: str, ending: str, **how: Any) -> TextIO:
     """A new file, in a folder that is made where it is missing."""
-    place = Path(folder).absolute()
-    place.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
-        path = place / f"{name}{f'-{number}' if number > 1 else ''}{ending}"
+        path = folder / f"{name}{f'-{number}' if number > 1 else ''}{ending}"
         with contextlib.suppress(FileExistsError):
             file: TextIO = open(path, "x", **how)
             return file
@@ -1957,11 +1984,11 @@ def notify(
     for name, (url, content_type, body) in posts.items():
         server = Server(url, {"Content-Type": content_type}, NOTICE_TIMES)
         for attempt in (1, 2, 3):
+            time.sleep(0.4 if attempt > 1 else 0)
             answer = server.exchange("POST", url, body.encode())
             if 200 <= answer.status < 300:
                 break
             log.warning("the notice to %s failed, try %d of 3: %s", name, attempt, answer)
-            time.sleep(0.4)
         else:
             all_took_it = False
             what = f"export_csv.py: the notice to {name} failed three times: {answer}"
@@ -1996,7 +2023,7 @@ class KeptRows:
     file: TextIO | None = None
     path: Path | None = None
     size = 0  # bytes up to the last row that is whole
-    first_lost = 0  # the first line that could not be kept
+    first_unkept = 0  # the line of the first row that could not be kept
 
     def __init__(self, file: CsvFile, sheet: Sheet, run: Run) -> None:
         folder = Path(run.settings.csv_not_imported_folder).absolute()
@@ -2010,13 +2037,13 @@ class KeptRows:
 
     def add(self, row: Row) -> None:
         """Append the row as it stands in the input; where that fails, the run is to stop."""
-        if self.first_lost:
-            self.first_lost = min(self.first_lost, row.line)  # behind a gap, no row is of use
+        if self.first_unkept:
+            self.first_unkept = min(self.first_unkept, row.line)  # behind a gap, no row is of use
             return
         try:
             self.write(row)
         except (OSError, ValueError) as error:
-            self.first_lost = row.line
+            self.first_unkept = row.line
             where = f"[csv] not_imported_folder {self.folder}"
             self.stop(f"{where} can't be written: {getattr(error, 'strerror', error)}")
 
@@ -2051,30 +2078,31 @@ class Ledger:
     unchanged: int = 0
     not_imported: int = 0
     kinds: Counter[str] = field(default_factory=Counter)  # of reasons
-    lost: int = 0  # rows that were there at the first reading, and are not any more
+    unread: int = 0  # rows that were there at the first reading, and are not any more
 
     @property
     def done(self) -> int:
         return self.imported + self.unchanged + self.not_imported
 
-    def keep(self, row: Row, kind: str = "", reason: str = "", job: Job | None = None) -> None:
-        """Count and keep a row that is not imported; log the reason where it has one of its own."""
+    def keep(self, row: Row, reason: RowError | Answer | None, job: Job | None = None) -> None:
+        """Count and keep a row that is not imported, and log the reason; None for the rows that a
+        run which stopped didn't come to, of which one line speaks for all."""
         self.not_imported += 1
-        if kind:
-            log.error("%s: not imported: %s", job or f"line {row.line}", reason or kind)
-            known = kind in self.kinds or len(self.kinds) < KINDS_SHOWN
-            self.kinds[kind if known else "other reasons"] += 1
+        if reason:
+            log.error("%s: not imported: %s", job or f"line {row.line}", reason)
+            known = reason.kind in self.kinds or len(self.kinds) < KINDS_SHOWN
+            self.kinds[reason.kind if known else "other reasons"] += 1
         if self.kept:
             self.kept.add(row)
 
     def whereabouts(self) -> list[str]:
         """Where the rows are that were not imported."""
         lines = []
-        if self.kept and self.kept.first_lost:
-            where = f"from line {self.kept.first_lost} on"
+        if self.kept and self.kept.first_unkept:
+            where = f"from line {self.kept.first_unkept} on"
             lines.append(f"{where}, rows that were not imported are only in the input")
-        if self.lost:
-            lines.append(f"{self.lost} rows were there at first, and could not be read again")
+        if self.unread:
+            lines.append(f"{self.unread} rows were there at first, and could not be read again")
         if self.kept and self.kept.path and self.kept.path.exists():
             lines.append(f"the rows that were not imported: {self.kept.path}")
         return lines
@@ -2093,6 +2121,7 @@ class Run:
     """What a run is about, and what stops it."""
 
     settings: Settings
+    problems: dict[str, str]  # of the settings, by place
     config: Path
     arguments: argparse.Namespace
     started: datetime
@@ -2101,14 +2130,20 @@ class Run:
     survey: Survey | None = None  # of the file, from when it has been looked at
     ledger: Ledger | None = None  # from when rows are counted
     reason: str = ""  # why the run stopped
-    signal: int = 0
+    signum: int = 0  # of the signal that ended it
 
-    def on_signal(self, number: int, _: object) -> None:
-        again, self.signal = self.signal, self.signal or number
-        if again and number == getattr(signal, "SIGHUP", None):
+    def problem_lines(self) -> list[str]:
+        return [f"{self.config.name}: {where}: {text}" for where, text in self.problems.items()]
+
+    def has_problem_in(self, section: str) -> bool:
+        return any(where.startswith(f"[{section}]") for where in self.problems)
+
+    def on_signal(self, signum: int, _: object) -> None:
+        again, self.signum = self.signum, self.signum or signum
+        if again and signum == getattr(signal, "SIGHUP", None):
             return  # a terminal that is closed may send it twice
         if again or not self.ledger:
-            raise KeyboardInterrupt(number)
+            raise KeyboardInterrupt(signum)
         if sys.stderr and sys.stderr.isatty():
             with contextlib.suppress(OSError):
                 os.write(sys.stderr.fileno(), f"\n{LAST_REQUEST}\n".encode())
@@ -2116,15 +2151,14 @@ class Run:
     def stop(self, reason: str | Exception) -> None:
         """Note why the run stops; the first reason counts."""
         if isinstance(reason, Exception) and not isinstance(reason, StopRun):
-            log.debug("the traceback", exc_info=reason)
-            reason = f"an error that nobody foresaw, {root_cause(reason)}; see the debug log"
+            reason = f"{unforeseen(reason)}; see the debug log"
         log.debug("the run stops: %s", reason)
         self.reason = self.reason or str(reason)
 
     def is_stopped(self) -> bool:
         """Whether the run is to stop, as it also is by a signal."""
-        if self.signal and not self.reason:
-            self.stop(f"{signal.Signals(self.signal).name} ended it")
+        if self.signum and not self.reason:
+            self.stop(f"{signal.Signals(self.signum).name} ended it")
         return bool(self.reason)
 
 
@@ -2138,7 +2172,8 @@ class Traffic:
     under_way: int = 0  # users
     busy: set[str] = field(default_factory=set)  # their identities
     given_up: int = 0  # users in a row that used up their retries
-    refused: float = 0  # of the first users sent; infinite since one was not
+    settled: int = 0  # users
+    all_refused: bool = True  # of those
     unsafe: set[str] = field(default_factory=set)  # identities of users that used up their retries
 
 
@@ -2148,7 +2183,7 @@ def make_jobs(rows: Iterable[Row], sheet: Sheet, ledger: Ledger) -> Iterator[Job
         try:
             user, wrong = to_user(row, sheet)
         except RowError as error:
-            ledger.keep(row, error.kind, str(error))
+            ledger.keep(row, error)
             continue
         job = Job(row, user, identities(user), user.get("id", ""))
         for source, cell, reason in wrong:
@@ -2162,7 +2197,8 @@ def admit(job: Job, traffic: Traffic, settings: Settings) -> bool:
     ledger, sent = traffic.ledger, traffic.sent
     if traffic.unsafe and not traffic.unsafe.isdisjoint(job.identities):
         # The earlier row, imported once the trouble is over, would undo this one.
-        ledger.keep(job.row, "an earlier row of this user was not imported", job=job)
+        traffic.unsafe.update(job.identities)
+        ledger.keep(job.row, RowError("an earlier row of this user was not imported"), job)
         return False
     if sent:
         job.digest = hashlib.sha256(ENCODER.encode(job.user).encode()).digest()
@@ -2193,7 +2229,7 @@ def upsert(job: Job, intercom: Intercom) -> Answer:
     https://developers.intercom.com/docs/references/rest-api/api.intercom.io/contacts
     """
     settings = intercom.settings
-    ask = partial(intercom.ask, who=job, tries=itertools.count(1))
+    ask = partial(intercom.ask, who=job, retries=itertools.count(1))
     # As nearly always, this is all; a remembered contact may have been merged or deleted.
     answer = ask(*request_of(job, settings))
     is_remembered = job.intercom_id and "id" not in job.user
@@ -2212,12 +2248,12 @@ def upsert(job: Job, intercom: Intercom) -> Answer:
             detail = f"the contact {exists[2]} is archived; see [intercom] unarchive"
             raise RowError("an archived contact", detail)
         answer = ask("POST", f"{url}/unarchive", {})
-        if not answer.is_person:
+        if not answer.is_user:
             return answer
     # With an e-mail that others may share, see whose it is before it is overwritten.
     if "user_id" in job.user and "email" in job.user:
         answer = ask("GET", url, {})
-        if not answer.is_person:
+        if not answer.is_user:
             return answer
         other, own = answer.content.get("external_id"), job.user["user_id"]
         if answer.content.get("role") == "lead":
@@ -2274,35 +2310,38 @@ def settle(job: Job, answer: Answer | Exception, traffic: Traffic, run: Run) -> 
     answer says so."""
     ledger, by_id = traffic.ledger, bool(job.intercom_id)
     traffic.under_way -= 1
+    traffic.settled += 1
     traffic.busy.difference_update(job.identities)
     if traffic.sent and job.stale_id:
         traffic.sent.forget_id(job.stale_id)
     # What becomes of its row.
     if not isinstance(answer, Answer):
-        ledger.keep(job.row, getattr(answer, "kind", "the run stopped"), str(answer), job)
-        traffic.given_up, traffic.refused = 0, math.inf
-        if not isinstance(answer, RowError):
+        failure = answer if isinstance(answer, RowError) else RowError(STOPPED, str(answer))
+        ledger.keep(job.row, failure, job)
+        traffic.given_up, traffic.all_refused = 0, False
+        if failure is not answer:
             run.stop(answer)
         return
     of_row = () if not by_id else (404, 405, 406) if run.settings.contacts else (404,)
     meaning = verdict(answer, of_row, ledger.imported > 0)
     if meaning == "accepted":
         ledger.imported += 1
+        if traffic.sent:
+            traffic.sent.remember(job, answer.id or job.intercom_id)
     else:
-        ledger.keep(job.row, answer.kind, str(answer), job)
+        ledger.keep(job.row, answer, job)
     # What the answer says of the other users.
     has_given_up = meaning == "retry" and not run.reason  # a run that stops hasn't tried it all
     traffic.given_up = traffic.given_up + 1 if has_given_up else 0
     traffic.unsafe.update(job.identities if has_given_up else ())
-    traffic.refused += 1 if answer.status in (400, 422, *[404] * by_id) else math.inf
-    if meaning == "accepted" and traffic.sent:
-        traffic.sent.remember(job, answer.id or job.intercom_id)
-    elif meaning == "stop":
+    is_refused = answer.status in (400, 422) or (by_id and answer.status == 404)
+    traffic.all_refused = traffic.all_refused and is_refused
+    if meaning == "stop":
         run.stop(stop_reason(answer, run.settings))
     elif traffic.given_up == 2:
         down = "Intercom is down or out of reach: two users in a row used up their retries"
         run.stop(f"{down} ({answer})")
-    elif traffic.refused == 100:
+    elif traffic.all_refused and traffic.settled == 100:
         advice = "" if run.settings.contacts else USE_CONTACTS
         own_id = "; the field id is Intercom's own: an id of yours belongs into user_id"
         advice += own_id if "id" in job.user else ""
@@ -2343,7 +2382,7 @@ def outcome_of(run: Run) -> Outcome:
         lines += [*wrong, *kinds, *ledger.whereabouts()]
     if run.error_log and (reason or wrong):
         lines.append(f"the reasons: {run.error_log}")
-    status = 128 + run.signal if run.signal and run.reason else INCOMPLETE if reason else COMPLETE
+    status = 128 + run.signum if run.signum and run.reason else INCOMPLETE if reason else COMPLETE
     what = f"Import of {found.file.name if found else 'users'} to Intercom"
     headline = f"{what} {'stopped' if run.reason else 'ended'} on {socket.gethostname()}"
     return Outcome(status, headline, redact(reason)[:MAX_REASON], lines, lines if status else wrong)
@@ -2368,17 +2407,18 @@ def conclude(run: Run) -> int:
     return outcome.status
 
 
-def refuse(run: Run, problems: list[str]) -> int:
+def refuse_settings(run: Run) -> int:
     """Say what is wrong with the settings, also to those of Hipchat and Slack that are right."""
     logging.getLogger().removeHandler(CONSOLE)
-    for line in problems:
+    lines = run.problem_lines()
+    for line in lines:
         log.error("%s", line)
         echo(line, sys.stderr)
     what = f"Import of users to Intercom not started on {socket.gethostname()}"
     first = f"{what}: the settings in {run.config.absolute()} are wrong"
     last = [f"the reasons: {run.error_log}"] if run.error_log else []
-    able = [name for name in SERVICES if f": [{name.lower()}]" not in " ".join(problems)]
-    notify(run.settings, [first, *problems, *last], "red", able)
+    able = [name for name in SERVICES if not run.has_problem_in(name.lower())]
+    notify(run.settings, [first, *lines, *last], "red", able)
     return WRONG_SETTINGS
 
 
@@ -2442,20 +2482,20 @@ def import_users(run: Run) -> None:
         traffic = Traffic(ledger, sent)
         send_users(make_jobs(rows, sheet, ledger), intercom, run, traffic)
         keep_rest(rows, traffic, run)
-        ledger.lost = found.rows - ledger.done
-        ledger.not_imported += ledger.lost
+        ledger.unread = found.rows - ledger.done
+        ledger.not_imported += ledger.unread
         file.check()
 
 
 def keep_rest(rows: Iterable[Row], traffic: Traffic, run: Run) -> None:
     """Keep what a run that stopped didn't come to."""
     if traffic.next:
-        traffic.ledger.keep(traffic.next.row, "the run stopped", job=traffic.next)
+        traffic.ledger.keep(traffic.next.row, RowError(STOPPED), traffic.next)
     try:
         for number, row in enumerate(rows):
             if number == 0:
-                log.error("line %d and all after it: not imported: the run stopped", row.line)
-            traffic.ledger.keep(row)
+                log.error("line %d and all after it: not imported: %s", row.line, STOPPED)
+            traffic.ledger.keep(row, None)
     except Exception as error:
         run.stop(error)
 
@@ -2471,6 +2511,7 @@ def catch_signals(run: Run) -> None:
 
 LETTERS = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 FINE, WORTH_KNOWING, WRONG = 0, 1, 2
+CREDENTIALS = ("access_token", "api_id", "api_key")
 
 
 def dry_run(run: Run) -> int:
@@ -2502,7 +2543,7 @@ def dry_run(run: Run) -> int:
         raise StopRun(run.reason)
     for line in lines if len(lines) > 1 or not run.arguments.quiet else ():
         echo(line, sys.stderr)
-    return INCOMPLETE if found.refused else COMPLETE
+    return INCOMPLETE if found.rejected else COMPLETE
 
 
 def account(found: Survey) -> Iterator[str]:
@@ -2511,37 +2552,36 @@ def account(found: Survey) -> Iterator[str]:
         what = f"of {source.text!r} would be left out, being no {source.type}:"
         yield f"{examples.count} value{'s' * (examples.count > 1)} {what}"
         yield from examples.lines()
-    for kind, examples in found.refused.items():
+    for kind, examples in found.rejected.items():
         yield f"{examples.count} row{'s' * (examples.count > 1)} would not be imported: {kind}"
         yield from examples.lines()
 
 
-def check_setup(run: Run, problems: list[str]) -> int:
+def check_setup(run: Run) -> int:
     """Say of settings, file, Intercom and notices whether a run would work; the exit status."""
     worst = FINE
-    for level, line in check_lines(run, problems):
+    for level, line in check_lines(run):
         worst = max(worst, level)
         if level or not run.arguments.quiet:
             echo(line, sys.stdout)
-    return WRONG_SETTINGS if problems else INCOMPLETE if worst == WRONG else COMPLETE
+    return WRONG_SETTINGS if run.problems else INCOMPLETE if worst == WRONG else COMPLETE
 
 
-def check_lines(run: Run, problems: list[str]) -> Iterator[tuple[int, str]]:
+def check_lines(run: Run) -> Iterator[tuple[int, str]]:
     """What is found, a line each, and whether it is FINE, WORTH_KNOWING or WRONG."""
     settings = run.settings
-    yield from ((WRONG, line) for line in problems)
-    if not problems:
+    yield from ((WRONG, line) for line in run.problem_lines())
+    if not run.problems:
         yield FINE, f"{run.config.name}: is right"
     # The credentials are what is still missing at first.
-    lacks = re.compile(r".*: \[intercom\] (access_token|api_id|api_key): is blank")
-    if all(map(lacks.match, problems)):
+    if run.problems.keys() <= {f"[intercom] {key}" for key in CREDENTIALS}:
         yield from check_file(run)
-    if not problems:
+    if not run.problems:
         yield from check_intercom(run)
     for name in SERVICES:
         if not getattr(settings, f"{name.lower()}_use_{name.lower()}"):
             yield FINE, f"{name}: not used"
-        elif not run.arguments.notify or f": [{name.lower()}]" in " ".join(problems):
+        elif not run.arguments.notify or run.has_problem_in(name.lower()):
             yield FINE, f"{name}: set up, not asked; --check --notify posts a test notice"
         else:
             text = f"A test notice of the import of users to Intercom, from {socket.gethostname()}"
@@ -2572,7 +2612,7 @@ def check_file(run: Run) -> Iterator[tuple[int, str]]:
     for name, value in found.sheet.constants.items():
         yield FINE, f"  {name}: every user is sent {LETTERS.encode(value)[:80]}"
     yield from ((FINE, text) for _, text in remarks(settings, found.sheet))
-    yield from ((WRONG if found.refused else WORTH_KNOWING, line) for line in account(found))
+    yield from ((WRONG if found.rejected else WORTH_KNOWING, line) for line in account(found))
     if reason := found.reason_to_stop(is_named=bool(run.arguments.filename)):
         yield WRONG, f"a run would stop: {reason}"
 
@@ -2646,17 +2686,16 @@ def lock(file: IO[bytes]) -> bool:
 def run_once(config: Path, arguments: argparse.Namespace) -> int:
     """Check, rehearse or run with these settings, or say what is wrong with them."""
     settings, problems = read_settings(config, arguments)
-    run = Run(settings, config, arguments, datetime.now())
-    lines = [f"{config.name}: {where}: {text}" for where, text in problems.items()]
+    run = Run(settings, problems, config, arguments, datetime.now())
     if arguments.check:
-        return check_setup(run, lines)
+        return check_setup(run)
     if arguments.dry_run:
-        for line in lines:
+        for line in run.problem_lines():
             echo(line, sys.stderr)
-        return WRONG_SETTINGS if lines else dry_run(run)
+        return WRONG_SETTINGS if problems else dry_run(run)
     CONSOLE.setLevel("ERROR" if arguments.quiet else "WARNING")
     try:
-        if "[log]" not in " ".join(problems):
+        if not run.has_problem_in("log"):
             run.error_log = open_logs(settings, run.started)
         if not problems:
             catch_signals(run)
@@ -2667,17 +2706,19 @@ def run_once(config: Path, arguments: argparse.Namespace) -> int:
         run.stop(f"{signal.Signals(error.args[0]).name} ended it")
     except Exception as error:
         run.stop(error)
-    return refuse(run, lines) if problems else conclude(run)
+    return refuse_settings(run) if problems else conclude(run)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Lock the config, so that no two runs send the same users, and run; the exit status."""
     arguments = parse_arguments(argv)
     config: Path = arguments.config
+    # What the process is to be like.
     os.umask(0o077)  # what is made is its owner's alone
     logging.getLogger().addHandler(logging.NullHandler())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    # The config, and its lock.
     try:
         if config.exists() and not config.is_file():
             raise OSError(errno.EINVAL, "it is no file")  # a pipe would hang the run
@@ -2697,8 +2738,7 @@ def main(argv: list[str] | None = None) -> int:
         echo("export_csv.py: ended at once: what is left is only in the input", sys.stderr)
         os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
     except Exception as error:
-        log.debug("the traceback", exc_info=error)
-        echo(f"export_csv.py: an error that nobody foresaw, {root_cause(error)}", sys.stderr)
+        echo(f"export_csv.py: {unforeseen(error)}", sys.stderr)
         return INCOMPLETE
     finally:
         file.close()
