@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__":  # during the imports, Ctrl-C has nothing to wait for
+if __name__ == "__main__":  # until users are sent, Ctrl-C has nothing to wait for
     CTRL_C = b"export_csv.py: ended by Ctrl-C\n"
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, CTRL_C) and 130))
 
@@ -128,12 +128,16 @@ def unforeseen(error: Exception) -> str:
     return f"an error that nobody foresaw, {root_cause(error)}"
 
 
+def counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 #### Intercom's vocabulary
 
 Value = str | int | float | bool
 User = dict[str, Any]
 MAX_ATTRIBUTES, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTE_TEXT = 250, 190, 255
-FIELDS = {
+FIELDS = {  # in the order in which they are sent: another one changes every digest
     "user_id": "string",
     "email": "string",
     "id": "string",
@@ -146,7 +150,7 @@ FIELDS = {
     "update_last_request_at": "boolean",
     "new_session": "boolean",
 }
-# Fields of Intercom's that this program leaves alone.
+# Fields of Intercom's that are left alone, and no misspellings of those above.
 NOT_SENT = (
     *("phone", "avatar", "owner_id", "role"),
     *("external_id", "last_seen_at", "companies", "tags"),
@@ -175,7 +179,6 @@ BLANKS = "".join([*SPACES, *map(chr, UNSEEN)])
 GUARDED = re.compile('="((?:[^"]|"")*)"')
 BOOLEANS = dict.fromkeys(("true", "t", "yes", "y", "on", "1", "1.0"), True)
 BOOLEANS |= dict.fromkeys(("false", "f", "no", "n", "off", "0", "0.0"), False)
-TYPES = ("string", "integer", "float", "boolean", "not boolean", "timestamp", "timestamp FORMAT")
 ISO_8601 = re.compile(
     r"(\d{4})(-?)(\d\d)\2(\d\d)(?:[Tt ](\d?\d(?=:)|\d\d):?(\d\d)(?::?(\d\d)(?:[.,]\d+)?)?"
     r"(?: ?((?i:Z|UTC|GMT)|([+-]\d\d):?([0-5]\d)?))?)?",
@@ -218,14 +221,14 @@ def to_identity(cell: str) -> str:
     return cell
 
 
-def to_attribute_text(cell: str) -> str:
+def to_attribute_text(cell: str, **_: Any) -> str:
     """The cell; ValueError where it is longer than a custom attribute may be."""
     if len(cell) > MAX_ATTRIBUTE_TEXT:
         raise ValueError(f"{len(cell)} characters, where Intercom takes {MAX_ATTRIBUTE_TEXT}")
     return cell
 
 
-def to_integer(cell: str, decimal: str = ".") -> int:
+def to_integer(cell: str, decimal: str, **_: Any) -> int:
     """`12`, also `12.0` as spreadsheets write it, but not `1.000`; ValueError otherwise."""
     whole = re.fullmatch(rf"([+-]?[0-9]+)(?:[.{decimal}](?!000$)0*)?", cell)
     if not whole:
@@ -233,7 +236,7 @@ def to_integer(cell: str, decimal: str = ".") -> int:
     return int(whole[1])
 
 
-def to_float(cell: str, decimal: str = ".") -> float:
+def to_float(cell: str, decimal: str, **_: Any) -> float:
     """A finite number, whose thousands may stand in groups; ValueError otherwise."""
     group = "," if decimal == "." else "."
     digits = rf"(?:[0-9]*|[1-9][0-9]{{0,2}}(?:[{group}][0-9]{{3}})+)"
@@ -245,14 +248,19 @@ def to_float(cell: str, decimal: str = ".") -> float:
     raise ValueError(f"not a finite number with {decimal} before its decimals")
 
 
-def to_boolean(cell: str) -> bool:
+def to_boolean(cell: str, **_: Any) -> bool:
     """One of the words of BOOLEANS, in any case; ValueError otherwise."""
     if cell.lower() not in BOOLEANS:
         raise ValueError("not one of true/false, t/f, yes/no, y/n, on/off, 1/0")
     return BOOLEANS[cell.lower()]
 
 
-def to_timestamp(cell: str, zone: tzinfo = timezone.utc, form: str = "") -> int:
+def to_opposite(cell: str, **_: Any) -> bool:
+    """For a column that says the contrary, such as one of who still subscribes to e-mails."""
+    return not to_boolean(cell)
+
+
+def to_timestamp(cell: str, zone: tzinfo, form: str, **_: Any) -> int:
     """UNIX seconds of a number of seconds, an ISO 8601 date, or a date in strptime's `form`.
 
     `zone` is that of dates that name none. ValueError says what the cell is instead.
@@ -301,19 +309,31 @@ def to_seconds(cell: str) -> int:
     return seconds
 
 
-def converter(type_name: str, decimal: str, zone: tzinfo) -> Callable[[str], Value]:
+class CellType(NamedTuple):
+    """What a column's cells can be: what converts one, by which of Intercom's types for attributes
+    it is taken (the first is the one to make), and advice where a column has none of it."""
+
+    convert: Callable[..., Value]
+    taken_by: tuple[str, ...]
+    advice: str
+
+
+TYPES = {
+    "string": CellType(to_attribute_text, ("string",), "shorten it, or leave it out"),
+    "integer": CellType(
+        to_integer, ("integer", "float"), "export whole numbers, or write : string"
+    ),
+    "float": CellType(to_float, ("float",), "export numbers such as 12.5, or write : string"),
+    "boolean": CellType(to_boolean, ("boolean",), "export true or false"),
+    "not boolean": CellType(to_opposite, ("boolean",), "export true or false"),
+    "timestamp": CellType(to_timestamp, ("date", "datetime"), "export dates such as 2026-11-24"),
+}
+
+
+def converter(type_name: str, decimal: str, zone: tzinfo, form: str = "") -> Callable[[str], Value]:
     """What turns a cell into a value of this type; the last cells are remembered."""
-    name, _, form = type_name.partition(" ")
-    convert: Any = {
-        "string": to_attribute_text,
-        "integer": partial(to_integer, decimal=decimal),
-        "float": partial(to_float, decimal=decimal),
-        "boolean": to_boolean,
-        "not": lambda cell: not to_boolean(cell),
-        "timestamp": partial(to_timestamp, zone=zone, form=form),
-    }[name]
-    cached: Callable[[str], Value] = lru_cache(2**12)(convert)
-    return cached
+    convert = partial(TYPES[type_name].convert, decimal=decimal, zone=zone, form=form)
+    return lru_cache(2**12)(convert)
 
 
 #### What can be set
@@ -325,17 +345,16 @@ class Source:
 
     name: str
     text: str  # the heading, or the constant
-    type: str  # one of TYPES
+    type: str  # a key of TYPES
+    form: str  # of a timestamp, as strptime has it; blank: ISO 8601
     is_attribute: bool
     convert: Callable[[str], Value]
     is_constant: bool = False
     value: Value | None = None  # of a constant that is not blank
     column: int = -1  # from when the headings are known
 
-    @property
-    def base_type(self) -> str:
-        """The type without `not` and without a format."""
-        return self.type.removeprefix("not ").partition(" ")[0]
+    def __str__(self) -> str:
+        return f"{self.type} {self.form}".rstrip()
 
 
 class Settings(NamedTuple):
@@ -442,9 +461,8 @@ TYPE_FORMS = {
 }
 NEEDED = ("aws_bucket", "hipchat_api_key", "hipchat_room_id", "slack_webhook_url")
 CONSTANT = re.compile("'(.*)'")  # in single quotes, where otherwise a heading stands
-TYPED = re.compile(
-    r"(.*):\s*(?:((?i:string|integer|float|(?:not\s+)?boolean))|(?i:timestamp)(?:\s+(\S.*))?)"
-)
+TYPE_NAMES = "|".join(TYPES).replace(" ", r"\s+")
+TYPED = re.compile(rf"(.*):\s*(?:((?i:{TYPE_NAMES}))|(?i:timestamp)\s+(\S.*))")
 OTHER_TYPES = ("number", "int", "decimal", "double", "bool", "date", "datetime", "text", "str")
 
 
@@ -519,7 +537,7 @@ def orders_times(form: str) -> bool:
     for part in ("microsecond", "second", "minute", "hour", "day", "month"):
         least: dict[str, Any] = {part: 1 if part in ("day", "month") else 0}
         moments.append(moments[-1].replace(**least))
-    try:
+    try:  # a form with an hour and no day is read as some other day
         written = format(moments[0], form)
         read = datetime.strptime(written, form).replace(tzinfo=timezone.utc)
     except (ValueError, re.error):
@@ -575,22 +593,22 @@ def read_keys(entries: Entries, problems: dict[str, str]) -> dict[str, Any]:
     return {**KEYS, **given}
 
 
-def split_type(text: str, own: str) -> tuple[str, str]:
-    """The heading or constant in `text`, and the type behind it, which is `own` where there is
-    none; ValueError where it is unknown."""
+def split_type(text: str, own: str) -> tuple[str, str, str]:
+    """The heading or constant in `text`, the type behind it, `own` where there is none, and its
+    format; ValueError where one is unknown."""
     # What follows the last colon that a type follows is the type.
     typed = None if CONSTANT.fullmatch(text) else TYPED.fullmatch(text)
     if not typed:
         word = re.search(r"\s:\s*(\w+)$", text)
-        is_type = word and (word[1].lower() in OTHER_TYPES or nearest(word[1], TYPES[:4], 1, 0.7))
-        if word and is_type:
-            raise ValueError(f"unknown type {word[1]}; write one of {', '.join(TYPES)}")
-        return text, own
-    name, form = " ".join((typed[2] or "timestamp").lower().split()), typed[3] or ""
+        if word and (word[1].lower() in OTHER_TYPES or nearest(word[1], TYPES, 1, 0.75)):
+            known = f"{', '.join(TYPES)}, timestamp FORMAT"
+            raise ValueError(f"unknown type {word[1]}; write one of {known}")
+        return text, own, ""
+    type_name, form = " ".join((typed[2] or "timestamp").lower().split()), typed[3] or ""
     if form and not orders_times(form):
         wrong = repr(form[:20])
         raise ValueError(f"the format {wrong} names no full date; write one such as %d/%m/%Y")
-    return typed[1].strip(), f"{name} {form}".rstrip()
+    return typed[1].strip(), type_name, form
 
 
 def read_source(name: str, text: str, is_attribute: bool, decimal: str, zone: tzinfo) -> Source:
@@ -598,21 +616,23 @@ def read_source(name: str, text: str, is_attribute: bool, decimal: str, zone: tz
     if is_attribute and not re.fullmatch(f"[^.$]{{1,{MAX_ATTRIBUTE_NAME}}}", name):
         raise ValueError(f"rename it: no . or $, at most {MAX_ATTRIBUTE_NAME} characters")
     own = "string" if is_attribute else FIELDS[name]
-    text, type_name = split_type(text, own)
+    text, type_name, form = split_type(text, own)
+    if not is_attribute and type_name.removeprefix("not ") != own:
+        type_text = f"{type_name} {form}".rstrip()
+        raise ValueError(
+            f"is sent as {own}, so that the type {type_text} doesn't fit; leave it out"
+        )
+    if is_attribute or own != "string":
+        convert = converter(type_name, decimal, zone, form)
+    else:  # of any length, unlike an attribute's
+        convert = to_identity if name in IDENTITY else str
     text = re.sub('^"([^"]*)"$', r"\1", text)
     constant = CONSTANT.fullmatch(text)
-    convert = converter(type_name, decimal, zone)
-    source = Source(name, normal(text), type_name, is_attribute, convert, bool(constant))
-    if not is_attribute and source.base_type != own:
-        raise ValueError(
-            f"is sent as {own}, so that the type {type_name} doesn't fit; leave it out"
-        )
-    if not is_attribute and own == "string":
-        source.convert = to_identity if name in IDENTITY else str
+    source = Source(name, normal(text), type_name, form, is_attribute, convert, bool(constant))
     if constant:
         source.text, cell = constant[1], clean(constant[1])
         try:
-            source.value = source.convert(cell) if cell else None
+            source.value = convert(cell) if cell else None
         except (ValueError, RowError) as error:
             raise ValueError(f"the constant {text}: {error}; write one that fits") from None
     return source
@@ -986,15 +1006,13 @@ class Sheet:
     """A CSV file that is being read, and where in its rows a user's values are."""
 
     name: str
-    text: io.TextIOWrapper
+    stream: io.TextIOWrapper
     delimiter: str
     mark: str  # the byte-order mark that the file begins with
     rows: Iterator[Row] = field(init=False)
     headings: list[str] = field(default_factory=list)  # normal ones
     heading_row: str = ""  # as it stands in the file; none where [csv] headings are used
     columns: list[Source] = field(default_factory=list)  # those that have a column
-    # The same, flat: no loop is run through as often as the one over them.
-    at_hand: list[tuple[int, str, Any, bool, Source]] = field(default_factory=list)
     constants: User = field(default_factory=dict)
     blanks: frozenset[str] = frozenset()
 
@@ -1034,7 +1052,7 @@ def read_lines(sheet: Sheet, record: list[str]) -> Iterator[str]:
     """Each line for the csv module, with the line as it stands in the file added to `record`."""
     # The csv module takes no blank behind a closing quote.
     blank = re.compile(f'(?<=[^"])" +(?={re.escape(sheet.delimiter)}|[\r\n]|$)')
-    for number, line in enumerate(iter(partial(sheet.text.readline, LONGEST + 1), ""), 1):
+    for number, line in enumerate(iter(partial(sheet.stream.readline, LONGEST + 1), ""), 1):
         if len(line) > LONGEST:
             raise StopRun(f"{sheet.name}: line {number} has more than {LONGEST:,} characters")
         record.append(line)
@@ -1073,11 +1091,10 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
         # A record, with what is wrong with its text.
         record = lines[0] if len(lines) == 1 else "".join(lines)
         if not record.isascii() and SURROGATE.search(record):
-            problem = f"it holds bytes that are not {sheet.text.encoding}; see [csv] encoding"
-        # Its cells: as nearly always, there are but blanks to take off, in ASCII those of strip.
-        blanks = None if record.isascii() else BLANKS
+            problem = f"it holds bytes that are not {sheet.stream.encoding}; see [csv] encoding"
+        # Its cells; as nearly always, no spreadsheet has guarded one.
         is_plain = '="' not in record
-        cells = [cell.strip(blanks) if is_plain else clean(cell) for cell in cells]
+        cells = [cell.strip(BLANKS) if is_plain else clean(cell) for cell in cells]
         if problem or not (cells in ([], [""]) or sheet.is_heading(cells)):
             yield Row(number, record, cells, problem)
         number += len(lines)
@@ -1086,9 +1103,9 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
 
 def open_sheet(file: CsvFile, settings: Settings) -> Sheet:
     """The file's rows below its headings; StopRun where these don't fit the settings."""
-    text, mark = open_text(file, settings)
+    stream, mark = open_text(file, settings)
     delimiter = "\t" if settings.csv_delimiter == "tab" else settings.csv_delimiter
-    sheet = Sheet(file.name, text, delimiter, mark)
+    sheet = Sheet(file.name, stream, delimiter, mark)
     sheet.rows = read_rows(sheet)
     first = next(sheet.rows, None)
     sheet.headings = [normal(cell) for cell in next(csv.reader([settings.csv_headings]), [])]
@@ -1141,7 +1158,6 @@ def map_columns(sheet: Sheet, file: CsvFile, settings: Settings) -> None:
     if problems:
         raise StopRun(f"{file.name}: the headings don't fit the settings: {'; '.join(problems)}")
     sheet.columns = [replace(source, column=headings.index(source.text)) for source in mapped]
-    sheet.at_hand = [(s.column, s.name, s.convert, s.is_attribute, s) for s in sheet.columns]
 
 
 def find_headings(file: CsvFile, settings: Settings, wanted: set[str]) -> str:
@@ -1156,9 +1172,10 @@ def find_headings(file: CsvFile, settings: Settings, wanted: set[str]) -> str:
             reader = csv.reader([line.replace("\0", "")], delimiter=delimiter)
             cells = set(map(normal, next(reader, [])))
             if wanted <= cells and cells & (wanted or set(IDENTITY)):
-                advice = [f"they stand in line {number}: remove what is above it"] * (number > 1)
-                advice += [f"write [csv] delimiter = {name}"] * (name != own)
-                return f"; {', and '.join(advice)}"
+                above = f"they stand in line {number}: remove what is above it"
+                other = f"write [csv] delimiter = {name}"
+                advice = [above if number > 1 else "", other if name != own else ""]
+                return f"; {', and '.join(filter(None, advice))}"
     return ""
 
 
@@ -1175,11 +1192,11 @@ def to_user(row: Row, sheet: Sheet) -> tuple[User, list[tuple[Source, str, str]]
         check_width(cells, sheet)
     user, wrong = sheet.constants.copy(), []
     attributes: User = user.pop("custom_attributes", {}).copy()
-    for column, name, convert, is_attribute, source in sheet.at_hand:
-        cell = cells[column]
+    for source in sheet.columns:
+        cell = cells[source.column]
         if cell not in sheet.blanks:
             try:
-                (attributes if is_attribute else user)[name] = convert(cell)
+                (attributes if source.is_attribute else user)[source.name] = source.convert(cell)
             except ValueError as error:
                 wrong.append((source, cell, str(error)))
     if user.keys().isdisjoint(IDENTITY):
@@ -1205,6 +1222,22 @@ def identities(user: User) -> list[str]:
     return [*names, "id=" + user["id"]] if "id" in user else names
 
 
+@dataclass(slots=True, eq=False)
+class Job:
+    """A row on its way to Intercom."""
+
+    row: Row
+    user: User
+    identities: list[str]
+    intercom_id: str = ""  # the id by which Intercom is asked for it
+    stale_id: str = ""  # one that was remembered, and that Intercom doesn't know any more
+    digest: bytes = b""
+
+    def __str__(self) -> str:
+        name = next(filter(self.user.__contains__, IDENTITY))
+        return f"line {self.row.line} {name}={self.user[name]}"
+
+
 #### Looking at the file
 
 FEW = 10  # rows or cells, of which it may be chance that all are wrong
@@ -1213,30 +1246,26 @@ ORDERS = ("%d{0}%m{0}%Y", "%m{0}%d{0}%Y", "%Y{0}%m{0}%d", "%d{0}%m{0}%y", "%m{0}
 DATES = [order.format(mark) for order in ORDERS for mark in "/.- "]
 DATES += ["%d-%b-%Y", "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%d-%b-%y", "%Y%m%d"]
 TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
-ADVICE = {
-    "string": "shorten it, or leave it out",
-    "integer": "export whole numbers, or map it as a string",
-    "float": "export numbers such as 12.5, or map it as a string",
-    "boolean": "export true or false",
-    "timestamp": "export dates such as 2026-11-24 or 2026-11-24T09:05:00Z",
-}
 
 
 def other_types(source: Source, settings: Settings) -> dict[str, Any]:
     """What could be written so that a column's cells might be of their type, and what it does."""
-    line, own_type = f"{source.name} = {source.text} :", source.base_type
+    line = f"{source.name} = {source.text} :"
     decimal, zone = settings.csv_decimal, settings.zone
     other = "," if decimal == "." else "."
-    types: dict[str, tuple[str, str]] = {}  # each with what stands before its decimals
-    if own_type == "timestamp":
-        for form in ["", *(date + time for date in DATES for time in TIMES)]:
-            types[f"{line} timestamp {form}".rstrip()] = f"timestamp {form}", decimal
-    elif own_type == "integer":
-        types[f"{line} float"] = "float", decimal
-        types[f"{line} float, with [csv] decimal = {other}"] = "float", other
-    elif own_type == "float":
-        types[f"[csv] decimal = {other}"] = "float", other
-    return {what: converter(name, mark, zone) for what, (name, mark) in types.items()}
+    if source.type == "timestamp":
+        forms = ["", *(date + time for date in DATES for time in TIMES)]
+        return {
+            f"{line} timestamp {form}".rstrip(): converter("timestamp", decimal, zone, form)
+            for form in forms
+        }
+    types = {}
+    if source.type == "integer":
+        types[f"{line} float"] = converter("float", decimal, zone)
+        types[f"{line} float, with [csv] decimal = {other}"] = converter("float", other, zone)
+    elif source.type == "float":
+        types[f"[csv] decimal = {other}"] = converter("float", other, zone)
+    return types
 
 
 @dataclass
@@ -1248,7 +1277,8 @@ class Examples:
 
     def add(self, line: int, value: str, reason: str) -> None:
         self.count += 1
-        self.first += [(line, value, reason)] if self.count <= 3 else []
+        if self.count <= 3:
+            self.first.append((line, value, reason))
 
     def lines(self) -> list[str]:
         return [
@@ -1305,7 +1335,7 @@ class Survey:
 
     def reason_to_stop(self, is_named: bool) -> str:
         """Why a run with this file is not to begin; blank where nothing speaks against it."""
-        rows, minimum = f"{self.rows} row{'s' * (self.rows != 1)}", self.settings.csv_min_rows
+        rows, minimum = counted(self.rows, "row"), self.settings.csv_min_rows
         who, count = max(self.rows_of.items(), key=lambda pair: pair[1], default=("", 0))
         reason = "; ".join(filter(None, map(self.advice, self.unproven)))
         if self.rows < minimum and not is_named:
@@ -1326,11 +1356,11 @@ class Survey:
         if examples.count < FEW:
             return ""
         fitting = ", or ".join(self.unproven[source])
-        advice = f"write {fitting}" if fitting else ADVICE[source.base_type]
+        advice = f"write {fitting}" if fitting else TYPES[source.type].advice
         what = f"{examples.count} cells below {source.text!r} (for {source.name})"
         line, cell, reason = examples.first[0]
         reason = f"in line {line}, {redact(cell)[:100]!r} is {reason}"
-        return f"of {what} none is of the type {source.type}: {reason}; {advice}"
+        return f"of {what} none is of the type {source}: {reason}; {advice}"
 
 
 def survey(file: CsvFile, settings: Settings) -> Survey:
@@ -1344,7 +1374,7 @@ def survey(file: CsvFile, settings: Settings) -> Survey:
     found = Survey(file, settings, sheet, unproven=types)
     for row in sheet.rows:
         found.take(row)
-    if getattr(sheet.text.buffer, "has_rest", False):
+    if getattr(sheet.stream.buffer, "has_rest", False):
         log.warning("%s: what stands behind its last packed part is ignored", file.name)
     return found
 
@@ -1535,13 +1565,6 @@ STOPS = dict.fromkeys(range(300, 400), REDIRECTED) | {
 }
 USE_CONTACTS = "; apps on Intercom's API 2.x want user_url = https://api.intercom.io/contacts"
 ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-DATA_TYPES = {  # of ours, which of Intercom's take it; the first is the one to make
-    "string": ("string",),
-    "integer": ("integer", "float"),
-    "float": ("float",),
-    "boolean": ("boolean",),
-    "timestamp": ("date", "datetime"),
-}
 
 
 def verdict(
@@ -1603,8 +1626,8 @@ class RateLimit:
 class Intercom(Server):
     """The server at user_url, whose limit all threads keep together."""
 
-    def __init__(self, run: Run) -> None:
-        self.settings = settings = run.settings
+    def __init__(self, settings: Settings, is_stopped: Callable[[], bool]) -> None:
+        self.settings, self.is_stopped = settings, is_stopped
         version = "2.14" if settings.contacts else "1.4"
         headers = {
             "Accept": "application/json",
@@ -1620,7 +1643,6 @@ class Intercom(Server):
         if settings.intercom_concurrency > 1:
             self.threads.submit(int).result()  # fails now where not even one can be made
         self.results: queue.SimpleQueue[tuple[Job, Answer | Exception]] = queue.SimpleQueue()
-        self.is_stopped = run.is_stopped
         self.limit, self.turn = RateLimit(), threading.Condition()
         self.under_way = 0
         self.waiting_for = ""  # what the last retry waits for
@@ -1701,7 +1723,7 @@ def attributes_to_make(intercom: Intercom) -> dict[str, str]:
     https://developers.intercom.com/docs/references/rest-api/api.intercom.io/data-attributes
     """
     settings = intercom.settings
-    wanted = {s.name: DATA_TYPES[s.base_type] for s in settings.sources if s.is_attribute}
+    wanted = {s.name: TYPES[s.type].taken_by for s in settings.sources if s.is_attribute}
     if not wanted or not settings.contacts:
         return {}
     url = settings.intercom_user_url.removesuffix("/contacts")
@@ -1859,17 +1881,13 @@ def create(folder: str | Path, name: str, ending: str, **how: Any) -> TextIO:
     raise AssertionError
 
 
-@lru_cache(1)
-def local_time(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
-
-
 class SafeFormatter(logging.Formatter):
     """A line for each record, whatever its text holds; the lines of a traceback are marked."""
 
+    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03d"
+
     def format(self, record: logging.LogRecord) -> str:
-        moment = f"{local_time(int(record.created))}.{int(record.msecs):03}"
-        line = f"{moment} {record.levelname} {redact(record.getMessage())}"
+        line = f"{self.formatTime(record)} {record.levelname} {redact(record.getMessage())}"
         trace = self.formatException(record.exc_info).split("\n") if record.exc_info else []
         return "\n".join([line, *(f"    | {redact(part)}" for part in trace)])
 
@@ -1920,37 +1938,6 @@ def remove_old_logs(settings: Settings, now: datetime) -> None:
         log.warning("old logs can't be removed: %s", error)
 
 
-class Progress:
-    """One line on a terminal that somebody looks at: share done, users, users a second, time left,
-    rows not imported, and what a retry waits for."""
-
-    def __init__(self, run: Run, ledger: Ledger, intercom: Intercom) -> None:
-        self.ledger, self.intercom = ledger, intercom
-        is_terminal = sys.stderr and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        is_watched = is_terminal and run.error_log and not run.arguments.quiet
-        self.rows = run.survey.rows if run.survey and is_watched else 0
-        self.began = self.drawn = time.monotonic()
-
-    def draw(self, is_end: bool = False) -> None:
-        """Replace the line by what fits; with blanks, as old consoles know no escapes."""
-        now = time.monotonic()
-        if not self.rows or now < self.drawn + 0.25 * (not is_end):
-            return
-        done, self.drawn, seconds = self.ledger.done, now, max(0.001, now - self.began)
-        share = done / self.rows
-        left = timedelta(seconds=round(seconds / share - seconds)) if done else "?"
-        parts = [f"{share:4.0%}", f"{done} users", f"{done / seconds:.1f} users/s", f"{left} left"]
-        parts.append(f"{self.ledger.not_imported} not imported")
-        parts.append(redact(self.intercom.waiting_for))
-        parts = [] if is_end else parts
-        with contextlib.suppress(OSError):
-            room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            while len(line := "  ".join(filter(None, parts))) > room and parts:
-                parts = parts[:-1]
-            sys.stderr.write(f"\r{line.ljust(room)}\r")
-            sys.stderr.flush()
-
-
 def notify(
     settings: Settings,
     lines: list[str],
@@ -1998,23 +1985,54 @@ def notify(
 
 #### What becomes of each row
 
+LAST_REQUEST = "stopping after the request under way; once more ends it at once, with rows lost"
 KINDS_SHOWN = 10  # of reasons, in the screen's and the notices' lines
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """A row on its way to Intercom."""
+@dataclass
+class Run:
+    """What a run is about, and what stops it."""
 
-    row: Row
-    user: User
-    identities: list[str]
-    intercom_id: str = ""  # the id by which Intercom is asked for it
-    stale_id: str = ""  # one that was remembered, and that Intercom doesn't know any more
-    digest: bytes = b""
+    settings: Settings
+    problems: dict[str, str]  # of the settings, by place
+    config: Path
+    arguments: argparse.Namespace
+    started: datetime
+    began: float = field(default_factory=time.monotonic)
+    error_log: Path | None = None
+    survey: Survey | None = None  # of the file, from when it has been looked at
+    ledger: Ledger | None = None  # from when rows are counted
+    reason: str = ""  # why the run stopped
+    signum: int = 0  # of the signal that ended it
 
-    def __str__(self) -> str:
-        name = next(filter(self.user.__contains__, IDENTITY))
-        return f"line {self.row.line} {name}={self.user[name]}"
+    def problem_lines(self) -> list[str]:
+        return [f"{self.config.name}: {where}: {text}" for where, text in self.problems.items()]
+
+    def has_problem_in(self, section: str) -> bool:
+        return any(where.startswith(f"[{section}]") for where in self.problems)
+
+    def on_signal(self, signum: int, _: object) -> None:
+        again, self.signum = self.signum, self.signum or signum
+        if again and signum == getattr(signal, "SIGHUP", None):
+            return  # a terminal that is closed may send it twice
+        if again or not self.ledger:
+            raise KeyboardInterrupt(signum)
+        if sys.stderr and sys.stderr.isatty():
+            with contextlib.suppress(OSError):
+                os.write(sys.stderr.fileno(), f"\n{LAST_REQUEST}\n".encode())
+
+    def stop(self, reason: str | Exception) -> None:
+        """Note why the run stops; the first reason counts."""
+        if isinstance(reason, Exception) and not isinstance(reason, StopRun):
+            reason = f"{unforeseen(reason)}; see the debug log"
+        log.debug("the run stops: %s", reason)
+        self.reason = self.reason or str(reason)
+
+    def is_stopped(self) -> bool:
+        """Whether the run is to stop, as it also is by a signal."""
+        if self.signum and not self.reason:
+            self.stop(f"{signal.Signals(self.signum).name} ended it")
+        return bool(self.reason)
 
 
 class KeptRows:
@@ -2048,9 +2066,9 @@ class KeptRows:
             self.stop(f"{where} can't be written: {getattr(error, 'strerror', error)}")
 
     def write(self, row: Row) -> None:
-        head, text = self.sheet.heading_row, self.sheet.text
+        head, source = self.sheet.heading_row, self.sheet.stream
         if self.file is None or self.path is None:
-            how = {"encoding": text.encoding, "errors": text.errors, "newline": ""}
+            how = {"encoding": source.encoding, "errors": source.errors, "newline": ""}
             self.file = create(self.folder, self.name, ".csv", **how)
             self.path = Path(self.file.name)
             self.file.write(self.sheet.mark + head)
@@ -2110,56 +2128,9 @@ class Ledger:
 
 #### Sending users
 
-LAST_REQUEST = "stopping after the request under way; once more ends it at once, with rows lost"
 EXISTS = re.compile(
     f"(archived )?contact matching those details already exists with id=({ID.pattern})"
 )
-
-
-@dataclass
-class Run:
-    """What a run is about, and what stops it."""
-
-    settings: Settings
-    problems: dict[str, str]  # of the settings, by place
-    config: Path
-    arguments: argparse.Namespace
-    started: datetime
-    began: float = field(default_factory=time.monotonic)
-    error_log: Path | None = None
-    survey: Survey | None = None  # of the file, from when it has been looked at
-    ledger: Ledger | None = None  # from when rows are counted
-    reason: str = ""  # why the run stopped
-    signum: int = 0  # of the signal that ended it
-
-    def problem_lines(self) -> list[str]:
-        return [f"{self.config.name}: {where}: {text}" for where, text in self.problems.items()]
-
-    def has_problem_in(self, section: str) -> bool:
-        return any(where.startswith(f"[{section}]") for where in self.problems)
-
-    def on_signal(self, signum: int, _: object) -> None:
-        again, self.signum = self.signum, self.signum or signum
-        if again and signum == getattr(signal, "SIGHUP", None):
-            return  # a terminal that is closed may send it twice
-        if again or not self.ledger:
-            raise KeyboardInterrupt(signum)
-        if sys.stderr and sys.stderr.isatty():
-            with contextlib.suppress(OSError):
-                os.write(sys.stderr.fileno(), f"\n{LAST_REQUEST}\n".encode())
-
-    def stop(self, reason: str | Exception) -> None:
-        """Note why the run stops; the first reason counts."""
-        if isinstance(reason, Exception) and not isinstance(reason, StopRun):
-            reason = f"{unforeseen(reason)}; see the debug log"
-        log.debug("the run stops: %s", reason)
-        self.reason = self.reason or str(reason)
-
-    def is_stopped(self) -> bool:
-        """Whether the run is to stop, as it also is by a signal."""
-        if self.signum and not self.reason:
-            self.stop(f"{signal.Signals(self.signum).name} ended it")
-        return bool(self.reason)
 
 
 @dataclass
@@ -2187,7 +2158,7 @@ def make_jobs(rows: Iterable[Row], sheet: Sheet, ledger: Ledger) -> Iterator[Job
             continue
         job = Job(row, user, identities(user), user.get("id", ""))
         for source, cell, reason in wrong:
-            text = f"heading {source.text!r}, value {redact(repr(cell))[:100]}, no {source.type}"
+            text = f"heading {source.text!r}, value {redact(repr(cell))[:100]}, no {source}"
             log.warning("%s: left out: %s: %s", job, text, reason)
         yield job
 
@@ -2202,13 +2173,13 @@ def admit(job: Job, traffic: Traffic, settings: Settings) -> bool:
         return False
     if sent:
         job.digest = hashlib.sha256(ENCODER.encode(job.user).encode()).digest()
-        digest, contact = sent.recall(job)
+        digest, contact_id = sent.recall(job)
         if digest == job.digest and not any(job.user.get(name) for name in ALWAYS_SENT):
             ledger.unchanged += 1
             log.debug("%s: unchanged", job)
             return False
         if settings.contacts:
-            job.intercom_id = job.intercom_id or contact or ""
+            job.intercom_id = job.intercom_id or contact_id or ""
     return True
 
 
@@ -2270,6 +2241,37 @@ def bring_in(job: Job, intercom: Intercom) -> None:
         intercom.results.put((job, upsert(job, intercom)))
     except Exception as error:
         intercom.results.put((job, error))
+
+
+class Progress:
+    """One line on a terminal that somebody looks at: share done, users, users a second, time left,
+    rows not imported, and what a retry waits for."""
+
+    def __init__(self, run: Run, ledger: Ledger, intercom: Intercom) -> None:
+        self.ledger, self.intercom = ledger, intercom
+        is_terminal = sys.stderr and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        is_watched = is_terminal and run.error_log and not run.arguments.quiet
+        self.rows = run.survey.rows if run.survey and is_watched else 0
+        self.began = self.drawn = time.monotonic()
+
+    def draw(self, is_end: bool = False) -> None:
+        """Replace the line by what fits; with blanks, as old consoles know no escapes."""
+        now = time.monotonic()
+        if not self.rows or now < self.drawn + 0.25 * (not is_end):
+            return
+        done, self.drawn, seconds = self.ledger.done, now, max(0.001, now - self.began)
+        share = done / self.rows
+        left = timedelta(seconds=round(seconds / share - seconds)) if done else "?"
+        parts = [f"{share:4.0%}", f"{done} users", f"{done / seconds:.1f} users/s", f"{left} left"]
+        parts.append(f"{self.ledger.not_imported} not imported")
+        parts.append(redact(self.intercom.waiting_for))
+        parts = [] if is_end else parts
+        with contextlib.suppress(OSError):
+            room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+            while len(line := "  ".join(filter(None, parts))) > room and parts:
+                parts = parts[:-1]
+            sys.stderr.write(f"\r{line.ljust(room)}\r")
+            sys.stderr.flush()
 
 
 def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, traffic: Traffic) -> None:
@@ -2376,7 +2378,7 @@ def outcome_of(run: Run) -> Outcome:
         )
         if ledger.not_imported and not reason:
             reason = f"{ledger.not_imported} of {ledger.done} rows were not imported"
-        values = [f"{e.count} x {s.text!r} (no {s.type})" for s, e in found.left_out.items()]
+        values = [f"{e.count} x {s.text!r} (no {s})" for s, e in found.left_out.items()]
         wrong = [f"values left out: {', '.join(values)}"] if values else []
         kinds = [f"{count} x {kind}" for kind, count in ledger.kinds.most_common()]
         lines += [*wrong, *kinds, *ledger.whereabouts()]
@@ -2433,8 +2435,8 @@ def remarks(settings: Settings, sheet: Sheet) -> Iterator[tuple[int, str]]:
     for source in sheet.columns:
         if not source.is_attribute and settings.contacts and source.name in NOT_IN_CONTACTS:
             yield logging.WARNING, f"[user] {source.name}: contacts don't have it: left out"
-        is_number = source.base_type == "timestamp" and not source.name.endswith("_at")
-        if source.is_attribute and is_number and not settings.contacts:
+        is_number_there = source.type == "timestamp" and not source.name.endswith("_at")
+        if source.is_attribute and is_number_there and not settings.contacts:
             text = "shows as a number in Intercom; with a name ending in _at, as a date"
             yield logging.DEBUG, f"[custom_attributes] {source.name} {text}"
 
@@ -2471,7 +2473,7 @@ def import_users(run: Run) -> None:
             log.log(level, "%s", text)
             if level == logging.WARNING and run.error_log and not run.arguments.quiet:
                 echo(text, sys.stdout)
-        intercom = Intercom(run)
+        intercom = Intercom(settings, run.is_stopped)
         for name, data_type in attributes_to_make(intercom).items():
             create_attribute(intercom, name, data_type)
         sent = known_users(run, write=True)
@@ -2549,11 +2551,11 @@ def dry_run(run: Run) -> int:
 def account(found: Survey) -> Iterator[str]:
     """What of the file would not be sent, with the first three of each."""
     for source, examples in found.left_out.items():
-        what = f"of {source.text!r} would be left out, being no {source.type}:"
-        yield f"{examples.count} value{'s' * (examples.count > 1)} {what}"
+        what = f"of {source.text!r} would be left out, being no {source}:"
+        yield f"{counted(examples.count, 'value')} {what}"
         yield from examples.lines()
     for kind, examples in found.rejected.items():
-        yield f"{examples.count} row{'s' * (examples.count > 1)} would not be imported: {kind}"
+        yield f"{counted(examples.count, 'row')} would not be imported: {kind}"
         yield from examples.lines()
 
 
@@ -2602,13 +2604,13 @@ def check_file(run: Run) -> Iterator[tuple[int, str]]:
     except StopRun as error:
         yield WRONG, f"{place}: {error}"
         return
-    yield FINE, f"{place}: {found.rows} rows"
+    yield FINE, f"{place}: {counted(found.rows, 'row')}"
     for source in found.sheet.columns:
         cell, value = found.samples.get(source, ("", None))
         count = found.left_out.get(source, Examples()).count
         sent = f"{cell[:50]!r} is sent as {LETTERS.encode(value)[:80]}" if cell else "no value"
         wrong = f"; {count} left out" if count else ""
-        yield FINE, f"  {source.name} = {source.text} : {source.type}: {sent}{wrong}"
+        yield FINE, f"  {source.name} = {source.text} : {source}: {sent}{wrong}"
     for name, value in found.sheet.constants.items():
         yield FINE, f"  {name}: every user is sent {LETTERS.encode(value)[:80]}"
     yield from ((FINE, text) for _, text in remarks(settings, found.sheet))
@@ -2619,7 +2621,7 @@ def check_file(run: Run) -> Iterator[tuple[int, str]]:
 
 def check_intercom(run: Run) -> Iterator[tuple[int, str]]:
     """Whether Intercom would have us."""
-    intercom, url = Intercom(run), urlsplit(run.settings.intercom_user_url)
+    intercom, url = Intercom(run.settings, run.is_stopped), urlsplit(run.settings.intercom_user_url)
     answer = intercom.exchange("GET", f"{url.scheme}://{url.netloc}/me")
     try:
         if answer.status != 200 or answer.content.get("type") not in ("admin", "app"):
