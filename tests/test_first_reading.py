@@ -140,6 +140,8 @@ STOPS: dict[str, tuple[Any, ...]] = {
     "most": (NAMED, "uid,nom,Plan\nu1,a,b\n", "uid.*nom.*Plan"),
     "constant": (QUOTED, "user_id,Full name\nu1,a\n", "email", "'Full name'", "quotes"),
     "attribute": ({"custom_attributes": {"plan": "'name'"}}, H + "u1,,x\n", "plan", "'name'"),
+    "of the settings": ({"csv": {"headings": "user_id,Fulname"}, **NAMED}, "u1,A\n", "Fulname"),
+    "no identity": (SAME, "name,User-ID,plan\nAda,u1,gold\n", "user_id.*email.*id", "User-ID"),
     # rows that look right and are not
     "nobody": (SAME, H + ",,Nobody\n" * 10, "user_id", r"\b10\b"),
     "ids of a data frame": (SAME, H + rows(10, "{0}.0,,x\n"), r"\bline 2\b", r"1\.0"),
@@ -151,6 +153,7 @@ STOPS: dict[str, tuple[Any, ...]] = {
 GOES: dict[str, tuple[Settings, str | bytes, int, int]] = {
     "no rows are enough": ({"csv": {"min_rows": 0}}, H, 0, 0),
     "just enough": ({"csv": {"min_rows": 2}}, H + rows(2), 2, 0),
+    "twice and not mapped": (ID_ALONE, "user_id,x,x\nu1,1,2\n", 1, 0),
     "a little shorter line": (ID_ALONE, H + "1,," + "é" * (LONG - 9) + "\n", 1, 0),
     "a little shorter cell": (ID_ALONE, H + '1,,"' + ("é" * 999 + "\n") * 1000 + '"\n', 1, 0),
     "half a letter": ({"csv": {"encoding": "utf-16"}}, UTF_16 + b"\x00\xd8x\x00\n\x00", 5, 1),
