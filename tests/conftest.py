@@ -222,6 +222,13 @@ def line_of(text: str, *words: object) -> str:
     return lines[0]
 
 
+def says(text: str, *patterns: str) -> None:
+    """It holds each of these patterns, in any case; the usual file's own name is not looked at."""
+    text = text.replace(NAME, "")
+    missing = [words for words in patterns if not re.search(words, text, re.IGNORECASE)]
+    assert missing == [], text
+
+
 def refusal(project: Project, result: Result) -> str:
     """The one line in which a run says why it has no file; nothing was sent."""
     assert (result.status, project.sandbox.requests) == (1, []), result
