@@ -329,13 +329,11 @@ def compare(figures: list[list[float]]) -> float:
 #### The lines of the table
 
 
-def line(
-    figure: str, ours: str, value: float, wanted: str, peer: str = "", ratio: str = ""
-) -> Line:
+def line(figure: str, own: str, value: float, wanted: str, peer: str = "", ratio: str = "") -> Line:
     """A line with whether the value is as wanted, such as `>= 0.95` or `< 120 MB`."""
     relation, most = wanted.split()[:2]
     reaches = {">=": operator.ge, "<=": operator.le, "<": operator.lt}[relation]
-    return Line(figure, ours, peer, ratio, wanted, reaches(value, float(most)))
+    return Line(figure, own, peer, ratio, wanted, reaches(value, float(most)))
 
 
 def speed(figure: str, seconds: list[list[float]], unit: str, wanted: str) -> Line:

@@ -57,9 +57,8 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("places", "argument"), PLACES.values(), ids=PLACES)
-def test_the_argument_picks_the_file_whatever_the_config_says(
-    project: Project, places: list[str], argument: str
-) -> None:
+def test_the_argument_picks_the_file(project: Project, places: list[str], argument: str) -> None:
+    """Whatever the config says."""
     project.configure(file={"select_latest": "false", "name": OLDER})
     project.write(one_user("wrong"), OLDER)
     project.write(one_user("wrong"), NEWER)
@@ -97,9 +96,7 @@ def test_what_is_missing_on_disk_is_named(project: Project) -> None:
 
 
 @pytest.mark.parametrize("names", [[], ["all.csv", "users_2026-11-01.csv"]], ids=["empty", "full"])
-def test_where_no_file_fits_there_is_an_example_that_would(
-    project: Project, names: list[str]
-) -> None:
+def test_where_no_file_fits_an_example_is_named(project: Project, names: list[str]) -> None:
     for name in names:
         project.write(one_user("wrong"), name)
     line = refusal(project, project.run())

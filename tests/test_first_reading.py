@@ -70,9 +70,7 @@ def test_too_few_rows_stop_the_run_unless_the_file_is_named(project: Project) ->
 @pytest.mark.parametrize(
     ("content", "words"), [(H + "u1,,\n" * 10, "u1"), ("", "empty")], ids=["one user", "empty"]
 )
-def test_a_named_file_is_exempt_from_no_other_stop(
-    project: Project, content: str, words: str
-) -> None:
+def test_a_named_file_has_no_other_exemption(project: Project, content: str, words: str) -> None:
     project.write(content, "named.csv")
     stopped(project, words, file="named.csv")
 
@@ -241,9 +239,7 @@ FEW = {"nine": ["soon"] * 9, "blank": ["soon"] * 9 + [""], "right": ["soon"] * 3
 
 
 @pytest.mark.parametrize("cells", FEW.values(), ids=FEW)
-def test_a_column_with_a_cell_of_its_type_or_few_at_all_does_not(
-    project: Project, cells: list[str]
-) -> None:
+def test_a_column_with_one_of_its_type_or_few_does_not(project: Project, cells: list[str]) -> None:
     """The rows go, without those values, and everybody hears of them, cron too."""
     project.notices()
     project.configure(user={"user_id": "user_id", "signed_up_at": "Since"})
@@ -302,9 +298,8 @@ def test_a_file_is_sent_as_it_was_when_it_was_looked_at(project: Project, how: s
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX has them")
 @pytest.mark.parametrize("kind", ["fifo", "stdin"])
 @pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=["run", "dry run"])
-def test_what_can_be_read_but_once_is_a_file_too(
-    project: Project, kind: str, options: list[str]
-) -> None:
+def test_a_pipe_is_a_file_too(project: Project, kind: str, options: list[str]) -> None:
+    """Though it can be read but once."""
     project.configure(csv={"min_rows": 5000})
     content, temporary = (H + rows(800, "u{},," + "x" * 99 + "\n")).encode(), project.folder / "tmp"
     temporary.mkdir()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+Finished = subprocess.CompletedProcess[str]
 TOP_LEVEL = ".ci .env.example .gitattributes .gitignore README.md config.ini export_csv.py"
 TOP_LEVEL += " installboto.bat installboto.sh logs requirements.txt tests"
 
@@ -89,9 +90,7 @@ def make_wheel(folder: Path) -> Path:
     return wheel
 
 
-def add_python(
-    path: Path, *, version: tuple[int, ...] | None = None, without_venv: bool = False
-) -> None:
+def add_python(path: Path, *, version: tuple[int, ...] = (), without_venv: bool = False) -> None:
     """Puts a Python at `path` that seems to be of another version, or to have no venv module."""
     disguise = path.with_name(f"{path.name}_disguise.py")
     disguise.write_text(DISGUISE.format(version=version, without_venv=without_venv))
@@ -104,9 +103,7 @@ def add_program(path: Path, command: str) -> None:
     path.chmod(0o755)
 
 
-def install(
-    folder: Path, script: str = "installboto.sh", **environment: str
-) -> subprocess.CompletedProcess[str]:
+def install(folder: Path, script: str = "installboto.sh", **environment: str) -> Finished:
     """Runs the folder's installboto.sh from another folder."""
     elsewhere = folder.parent / "elsewhere"
     elsewhere.mkdir(exist_ok=True)
@@ -130,7 +127,7 @@ def can_import(folder: Path) -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def failed_with(finished: subprocess.CompletedProcess[str], start: str) -> list[str]:
+def failed_with(finished: Finished, start: str) -> list[str]:
     """What is said before the last line, which begins like this; exit status 1."""
     assert (finished.returncode, finished.stdout) == (1, "")
     *lines, last = finished.stderr.splitlines()
@@ -138,7 +135,7 @@ def failed_with(finished: subprocess.CompletedProcess[str], start: str) -> list[
     return lines
 
 
-def assert_refused(finished: subprocess.CompletedProcess[str], folder: Path, *words: str) -> None:
+def assert_refused(finished: Finished, folder: Path, *words: str) -> None:
     """One line that holds the words, exit status 1, and nothing left behind."""
     assert failed_with(finished, "") == []
     assert [word for word in words if word not in finished.stderr] == []
