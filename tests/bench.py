@@ -459,12 +459,6 @@ def start_up(folder: Path, sizes: Sizes) -> Iterator[Line]:
     told = f"{own:.3f} s", over, "<= +0.1 s", f"{other:.3f} s", f"+{over:.3f} s"
     yield line(figure, *told)
 
-    _, *dry = map(str, ours(folder, NOWHERE, name, "--dry-run"))
-    command = [sys.executable, "-X", "importtime", *dry]
-    listed = subprocess.run(command, cwd=folder, capture_output=True, check=True)
-    imported = b"boto3" in listed.stderr
-    yield Line("boto3 in a local run", "yes" if imported else "no", "", "", "no", not imported)
-
 
 MEASUREMENTS = (one_by_one, cpu, limit, dry_run, first_reading, unchanged, memory, start_up)
 

@@ -151,21 +151,15 @@ class Project:
         return self.write("user_id,email,name\n" + rows, name)
 
     def start(
-        self,
-        *arguments: object,
-        env: Mapping[str, str] | None = None,
-        stdin: IO[bytes] | int = subprocess.DEVNULL,
-        stdout: IO[bytes] | int = subprocess.PIPE,
-        stderr: IO[bytes] | int = subprocess.PIPE,
+        self, *arguments: object, env: Mapping[str, str] | None = None, **streams: IO[bytes] | int
     ) -> Child:
         """The program, started in the folder with only the environment that it needs."""
-        process = subprocess.Popen(
+        usual = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, self.script, "--config", self.config, *map(str, arguments)],
             cwd=self.folder,
             env={**passed_on(), "HOME": str(self.folder), **(env or {})},
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
+            **{**usual, **streams},  # type: ignore[call-overload]
         )
         return Child(process, self.folder)
 

@@ -37,7 +37,8 @@ YES, NO = ["true", "T", "yes", "Y", "ON", "1", "1.0"], ["False", "f", "No", "n",
 NEITHER = ["1.00", "2", "-1", "10", "ja", "Yes.", "VRAI", "FAUX", "WAHR", "N/A", "\x01"]
 BERLIN, COMMA, WORDS = {"timezone": "Europe/Berlin"}, {"decimal": ","}, {"empty": r"NULL, \N ,#N/A"}
 # type, [csv] settings, what cells mean, and cells that are not of this type
-MEANINGS: list[tuple[str, dict[str, str], Mapping[str, object], list[str]]] = [
+Meaning = tuple[str, dict[str, str], Mapping[str, object], list[str]]
+MEANINGS: list[Meaning] = [
     ("integer", {}, {"12": 12, "-5": -5, "12.0": 12, "12.00": 12, "\x00 1\u200b": 1, '="007"': 7},
      ["1.000", "1,000", "12.5", "12,0", "1e3", "0x10", "1_000", "twelve", "1 2", "inf",
       "１２", "١٢"]),
@@ -67,17 +68,10 @@ def table(headings: list[str], rows: list[list[str]]) -> str:
     return "".join(",".join(row) + "\n" for row in quoted)
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "right", "wrong"), MEANINGS, ids=[row[0] for row in MEANINGS]
-)
-def test_a_cell_means(
-    project: Project,
-    kind: str,
-    settings: dict[str, str],
-    right: dict[str, object],
-    wrong: list[str],
-) -> None:
+@pytest.mark.parametrize("meaning", MEANINGS, ids=[row[0] for row in MEANINGS])
+def test_a_cell_means(project: Project, meaning: Meaning) -> None:
     """What is right is sent in its type; what isn't is left out, counted, and its user is sent."""
+    kind, settings, right, wrong = meaning
     cells = [*right, *wrong]
     project.configure(
         csv=settings, user={"user_id": "row"}, custom_attributes={"x_at": f"The cell : {kind}"}

@@ -146,7 +146,6 @@ GOES: dict[str, tuple[Settings, str | bytes, int, int]] = {
     "a little shorter line": (ID_ALONE, H + "1,," + "é" * (LONG - 9) + "\n", 1, 0),
     "a little shorter cell": (ID_ALONE, H + '1,,"' + ("é" * 999 + "\n") * 1000 + '"\n', 1, 0),
     "half a letter": ({"csv": {"encoding": "utf-16"}}, UTF_16 + b"\x00\xd8x\x00\n\x00", 5, 1),
-    "bytes of one row": (SAME, H.encode() + b"u1,,One\nu2,,Tw\xff\nu3,,Three\n", 2, 1),
     "nine of nobody": (SAME, H + ",,Nobody\n" * 9, 0, 9),
     "one of ten": (SAME, H + ",,Nobody\n" * 9 + "u1,,x\n", 1, 9),
     "half": (SAME, H + "u0,,x\n" * 5 + rows(5), 10, 0),

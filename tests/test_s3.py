@@ -175,31 +175,19 @@ def test_what_is_missing_in_s3_is_named(
     assert [word for word in named if word not in line] == [], line
 
 
-def test_missing_credentials_are_named(bucket: Bucket) -> None:
-    line = refusal(bucket.project, bucket.project.run(env=NOWHERE))
-    assert "credentials" in line
-    assert "[aws] access_key" in line
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [{"HTTP_PROXY": "http://user:pass-word@127.0.0.1:9"}, {"AWS_CA_BUNDLE": "/nowhere.pem"}],
-    ids=["proxy", "certificates"],
-)
-def test_trouble_on_the_way_to_s3_is_told(bucket: Bucket, environment: dict[str, str]) -> None:
-    if "AWS_CA_BUNDLE" in environment:
-        bucket.project.configure(aws={"endpoint_url": "https://127.0.0.1:9"})
-    line = refusal(bucket.project, bucket.project.run(env=KEYS | NOWHERE | environment))
-    assert "can't be written" not in line
-    assert "[aws]" in line
-    assert "pass-word" not in line
-
-
 PASSWORD = "secret-of-s3"
 PROCESS = "[default]\ncredential_process = "
 # ~/.aws/config, the environment, [aws], and what is said
-URL = f"http://a:{PASSWORD}@127.0.0.1:9"
+URL, HTTP, HTTPS = f"http://a:{PASSWORD}@127.0.0.1:9", "http://127.0.0.1:9", "https://127.0.0.1:9"
 PROFILES: dict[str, tuple[str, dict[str, str], dict[str, object], str]] = {
+    "nothing": ("", {}, {}, r"credentials.*\[aws\] access_key"),
+    "proxy": ("", KEYS | {"HTTP_PROXY": URL}, {"endpoint_url": HTTP}, r"\[aws\]"),
+    "certificates": (
+        "",
+        KEYS | {"AWS_CA_BUNDLE": "/none.pem"},
+        {"endpoint_url": HTTPS},
+        r"\[aws\]",
+    ),
     "no such profile": ("", {"AWS_PROFILE": "nobody"}, {}, "nobody"),
     "process that fails": (f"{PROCESS}sh -c 'echo {PASSWORD} >&2; exit 1'", {}, {}, "credential"),
     "no such process": (f"{PROCESS}/nowhere/vault --token {PASSWORD}", {}, {}, "vault"),

@@ -25,16 +25,18 @@ def refused(project: Project, *arguments: object) -> list[str]:
     return result.err.splitlines()
 
 
-def unmatched(lines: list[str], patterns: dict[str, str]) -> tuple[list[str], list[str]]:
-    """The expected problems that no line has, and the lines that nobody expected."""
+def refused_for(project: Project, expected: dict[str, str]) -> list[str]:
+    """The same, where these are the problems, each by its place, and no other."""
+    lines = refused(project)
     missing, extra = [], list(lines)
-    for where, pattern in patterns.items():
+    for where, pattern in expected.items():
         start = f"config.ini: {where}: "
         found = [line for line in lines if line.startswith(start)]
         extra = [line for line in extra if line not in found]
         if not [line for line in found if re.search(pattern, line.removeprefix(start))]:
             missing.append(f"{start}{pattern}")
-    return missing, extra
+    assert (missing, extra) == ([], []), lines
+    return lines
 
 
 #### What is wrong, and what to write
@@ -191,9 +193,7 @@ def test_each_problem_is_named_with_what_to_write(project: Project, case: str) -
             project.configure(**{section.lstrip("["): {key: value}})
         if said:
             expected[place] = said
-    lines = refused(project)
-    assert unmatched(lines, expected) == ([], []), lines
-    assert "sk-other" not in "".join(lines)
+    assert "sk-other" not in "".join(refused_for(project, expected))
 
 
 def test_problems_are_in_both_logs(project: Project) -> None:
@@ -289,13 +289,12 @@ def test_what_stands_below_a_wrong_line_is_read(project: Project, case: str) -> 
     """So nothing there is called blank, and what is wrong there is told too."""
     text, expected = RAW[case]
     project.config.write_text(text + project.config.read_text("utf-8"), "utf-8")
-    lines = refused(project)
-    assert unmatched(lines, expected) == ([], []), lines
+    refused_for(project, expected)
 
 
 def test_problems_are_told_where_there_can_be_no_log(project: Project) -> None:
     project.configure(intercom={"retries": "many"}, log={"folder": "/proc/nowhere"})
-    assert unmatched(refused(project), {"[intercom] retries": "many"}) == ([], [])
+    refused_for(project, {"[intercom] retries": "many"})
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
@@ -398,8 +397,7 @@ def test_blank_urls_lead_to_intercom_and_hipchat_themselves(project: Project) ->
 
 def test_an_empty_config_only_lacks_the_credentials(project: Project) -> None:
     project.config.write_text("")
-    lines = refused(project)
-    assert unmatched(lines, {"[intercom] access_token": "is blank"}) == ([], []), lines
+    refused_for(project, {"[intercom] access_token": "is blank"})
 
 
 #### .env and the environment

@@ -78,15 +78,13 @@ def make_wheel(folder: Path) -> Path:
     """A package `tiny` that pip installs without a network, with modules named as the real ones."""
     wheel = folder / "tiny-1.0-py3-none-any.whl"
     about = "tiny-1.0.dist-info"
+    files = {f"{module}.py": "" for module in MODULES}
+    files[f"{about}/METADATA"] = "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
+    files[f"{about}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{about}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{about}/RECORD"])
     with zipfile.ZipFile(wheel, "w") as archive:
-        for module in MODULES:
-            archive.writestr(f"{module}.py", "")
-        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
-        archive.writestr(
-            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        files = [*archive.namelist(), f"{about}/RECORD"]
-        archive.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in files))
+        for name, text in files.items():
+            archive.writestr(name, text)
     return wheel
 
 
