@@ -57,8 +57,7 @@ def test_wrong_arguments_end_in_2_and_send_nothing(project: Project, arguments: 
     result = project.run(*arguments)
     assert (result.status, result.out) == (2, ""), result
     assert "usage: export_csv.py" in result.err
-    assert project.sandbox.requests == []
-    assert project.sandbox.notice_requests == []
+    assert [*project.sandbox.requests, *project.sandbox.notice_requests] == []
 
 
 #### --dry-run
@@ -397,8 +396,7 @@ def test_missing_packages_lead_to_installboto(tmp_path: Path, options: list[str]
     run = subprocess.run(
         [sys.executable, *options, SCRIPT], cwd=tmp_path, capture_output=True, text=True, env={}
     )
-    assert run.returncode == 1
-    assert run.stdout == ""
+    assert (run.returncode, run.stdout) == (1, "")
     (line,) = run.stderr.splitlines()
     assert "installboto.sh" in line
     assert "installboto.bat" in line
