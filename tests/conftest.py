@@ -4,6 +4,7 @@ as a child process, as its user would start it."""
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
@@ -12,12 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 from sandbox import Sandbox
 
-SCRIPT = Path(__file__).resolve().parent.parent / "export_csv.py"
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "export_csv.py"
 NAME = "users_2026-11-01T09-00-00.csv"
 OLDER, NEWER = "users_2026-10-31T09-00-00.csv", "users_2026-11-02T09-00-00.csv"
 FORMAT = "users_%Y-%m-%dT%H-%M-%S"
@@ -61,12 +63,14 @@ class Result(NamedTuple):
 
     def counts(self) -> tuple[int, int, int]:
         """Added or updated, unchanged, not imported, as the summary line has them."""
-        lines = [
-            line for line in (self.out + self.err).splitlines() if " added or updated, " in line
-        ]
-        assert len(lines) == 1, self
-        words = lines[0].rpartition(": ")[2].split()
+        line = line_of(self.out + self.err, " added or updated, ")
+        words = line.rpartition(": ")[2].split()
         return int(words[0]), int(words[4]), int(words[6])
+
+    def dry_users(self) -> list[dict[str, Any]]:
+        """The bodies that a dry run has printed."""
+        assert "Traceback" not in self.err, self
+        return [json.loads(line) for line in self.out.split("\n")[:-1]]
 
 
 class Project:
@@ -109,6 +113,11 @@ class Project:
             lines += [f"[{section}]", *(f"{key} = {value}" for key, value in place.items())]
         self.config.write_text("\n".join(lines) + "\n", "utf-8")
 
+    def write_env(self, values: Mapping[str, str]) -> None:
+        """A .env beside the config."""
+        lines = [f"{name}={value}\n" for name, value in values.items()]
+        (self.folder / ".env").write_text("".join(lines), "utf-8")
+
     def with_constants(self, **constants: object) -> None:
         """From here on, run a copy of the program with these constants, so that tests are quick."""
         text = SCRIPT.read_text("utf-8")
@@ -141,15 +150,16 @@ class Project:
         rows = "".join(f"u{n},u{n}@example.com,User {n}\n" for n in range(1, count + 1))
         return self.write("user_id,email,name\n" + rows, name)
 
-    def start(self, *arguments: object, env: Mapping[str, str] | None = None) -> Child:
+    def start(
+        self, *arguments: object, env: Mapping[str, str] | None = None, **streams: IO[bytes] | int
+    ) -> Child:
         """The program, started in the folder with only the environment that it needs."""
-        process = subprocess.Popen(
+        usual = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, self.script, "--config", self.config, *map(str, arguments)],
             cwd=self.folder,
-            env=passed_on() | {"HOME": str(self.folder)} | dict(env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            env={**passed_on(), "HOME": str(self.folder), **(env or {})},
+            **{**usual, **streams},  # type: ignore[call-overload]
         )
         return Child(process, self.folder)
 
@@ -176,26 +186,49 @@ class Child:
             self.process.kill()
             out, err = self.process.communicate()
             pytest.fail(f"the run hung; it had printed {out!r} and {err!r}")
-        return Result(self.process.returncode, out.decode(), err.decode(), self.folder)
+        printed, told = ((text or b"").decode() for text in (out, err))  # None: it went elsewhere
+        return Result(self.process.returncode, printed, told, self.folder)
 
 
 def one_user(user_id: str) -> bytes:
     return f"user_id\n{user_id}\n".encode()
 
 
+def sent(project: Project) -> list[dict[str, Any]]:
+    """What Intercom was sent, in that order."""
+    return [request.body for request in project.sandbox.requests]
+
+
 def imported(project: Project) -> list[str]:
     """The user_id of each user that Intercom was sent."""
-    return [request.body["user_id"] for request in project.sandbox.requests]
+    return [user["user_id"] for user in sent(project)]
+
+
+def lines_of(text: str, *words: object) -> list[str]:
+    """The lines that hold all these words."""
+    return [line for line in text.splitlines() if all(str(word) in line for word in words)]
+
+
+def line_of(text: str, *words: object) -> str:
+    """The one line that holds all these words."""
+    lines = lines_of(text, *words)
+    assert len(lines) == 1, (words, text)
+    return lines[0]
+
+
+def says(text: str, *patterns: str) -> None:
+    """It holds each of these patterns, in any case; the usual file's own name is not looked at."""
+    text = text.replace(NAME, "")
+    missing = [words for words in patterns if not re.search(words, text, re.IGNORECASE)]
+    assert missing == [], text
 
 
 def refusal(project: Project, result: Result) -> str:
     """The one line in which a run says why it has no file; nothing was sent."""
     assert (result.status, project.sandbox.requests) == (1, []), result
-    assert "Traceback" not in result.out + result.err
-    lines = result.err.splitlines()
-    assert len(lines) == 1, result
-    assert "foresaw" not in lines[0]
-    return lines[0]
+    assert "Traceback" not in result.out
+    assert "foresaw" not in result.err
+    return line_of(result.err)
 
 
 def eventually(condition: Callable[[], object], seconds: float = 30) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import os
 import re
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from conftest import NEWER, OLDER, Project, imported, one_user, refusal
+from conftest import NEWER, OLDER, Project, imported, lines_of, one_user, refusal
 
 
 def test_the_newest_is_told_by_the_time_in_its_name(project: Project) -> None:
@@ -21,41 +22,55 @@ def test_the_newest_is_told_by_the_time_in_its_name(project: Project) -> None:
     result = project.run()
     assert imported(project) == ["users_02.11.2026.csv"], result
     for name in misfits:
-        lines = [line for line in result.debug_log.splitlines() if f"{name} " in line]
+        lines = lines_of(result.debug_log, f"{name} ")
         assert lines, f"{name} is not in the debug log"
-        assert not [line for line in lines if " DEBUG " not in line]
+        assert lines_of(result.debug_log, f"{name} ", " DEBUG ") == lines
 
 
-def test_a_compressed_file_can_be_the_newest(project: Project) -> None:
+@pytest.mark.parametrize(
+    "form", ["%Y", "%y%m%d", "%Y-%j", "%d-%b-%Y %I-%M %p", "%Y-%m-%dT%H-%M-%S%z"]
+)
+def test_each_format_that_tells_which_is_newer_can_be_used(project: Project, form: str) -> None:
+    project.configure(file={"time_format": form})
+    for year, hour in (2026, 9), (2025, 21):
+        time = datetime(year, 12, 1, hour, tzinfo=timezone.utc)
+        project.write(one_user(str(year)), f"{time:{form}}.csv")
+    project.run()
+    assert imported(project) == ["2026"]
+
+
+@pytest.mark.parametrize("ending", [".csv.gz", ".CSV", ".CSV.GZ"])
+def test_the_newest_may_be_packed_and_end_in_capitals(project: Project, ending: str) -> None:
     project.write(one_user("older"))
-    project.write(gzip.compress(one_user("newer")), NEWER + ".gz")
+    content = one_user("newer")
+    packed = gzip.compress(content) if ending.lower().endswith(".gz") else content
+    project.write(packed, NEWER.removesuffix(".csv") + ending)
     assert project.run().status == 0
     assert imported(project) == ["newer"]
 
 
-@pytest.mark.parametrize("where", ["folder", "current", "absolute", "below"])
-def test_the_argument_picks_the_file_whatever_the_config_says(project: Project, where: str) -> None:
+# where vip.csv lies, and what is written on the command line
+PLACES = {
+    "folder": (["exports/vip.csv"], "vip.csv"),
+    "current": (["vip.csv"], "vip.csv"),
+    "folder before current": (["exports/vip.csv", "vip.csv"], "vip.csv"),
+    "absolute": (["elsewhere/vip.csv"], "{folder}/elsewhere/vip.csv"),
+    "below": (["exports/elsewhere/vip.csv"], "elsewhere/vip.csv"),
+}
+
+
+@pytest.mark.parametrize(("places", "argument"), PLACES.values(), ids=PLACES)
+def test_the_argument_picks_the_file(project: Project, places: list[str], argument: str) -> None:
+    """Whatever the config says."""
     project.configure(file={"select_latest": "false", "name": OLDER})
     project.write(one_user("wrong"), OLDER)
     project.write(one_user("wrong"), NEWER)
-    paths = {
-        "folder": project.exports / "vip.csv",
-        "current": project.folder / "vip.csv",
-        "absolute": project.folder / "elsewhere" / "vip.csv",
-        "below": project.exports / "elsewhere" / "vip.csv",
-    }
-    paths[where].parent.mkdir(exist_ok=True)
-    paths[where].write_bytes(one_user("right"))
-    argument = {"absolute": paths["absolute"], "below": "elsewhere/vip.csv"}.get(where, "vip.csv")
-    assert project.run(argument).status == 0
-    assert imported(project) == ["right"]
-
-
-def test_a_file_in_the_folder_goes_before_one_in_the_current_folder(project: Project) -> None:
-    project.write(one_user("right"), "vip.csv")
-    (project.folder / "vip.csv").write_bytes(one_user("wrong"))
-    assert project.run("vip.csv").status == 0
-    assert imported(project) == ["right"]
+    for place in places:
+        path = project.folder / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(one_user(place))
+    assert project.run(argument.format(folder=project.folder)).status == 0
+    assert imported(project) == places[:1]
 
 
 def test_the_config_can_name_the_file(project: Project) -> None:
@@ -64,15 +79,6 @@ def test_the_config_can_name_the_file(project: Project) -> None:
     project.write(one_user("vip"), "vip.csv")
     assert project.run().status == 0
     assert imported(project) == ["vip"]
-
-
-@pytest.mark.parametrize("ending", [".CSV", ".CSV.GZ"])
-def test_capitals_in_the_ending_are_no_other_ending(project: Project, ending: str) -> None:
-    content = one_user("right")
-    content = gzip.compress(content) if ending.endswith(".GZ") else content
-    project.write(content, NEWER.removesuffix(".csv") + ending)
-    assert project.run().status == 0
-    assert imported(project) == ["right"]
 
 
 def test_what_is_missing_on_disk_is_named(project: Project) -> None:
@@ -84,9 +90,7 @@ def test_what_is_missing_on_disk_is_named(project: Project) -> None:
 
 
 @pytest.mark.parametrize("names", [[], ["all.csv", "users_2026-11-01.csv"]], ids=["empty", "full"])
-def test_where_no_file_fits_there_is_an_example_that_would(
-    project: Project, names: list[str]
-) -> None:
+def test_where_no_file_fits_an_example_is_named(project: Project, names: list[str]) -> None:
     for name in names:
         project.write(one_user("wrong"), name)
     line = refusal(project, project.run())
