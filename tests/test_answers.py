@@ -255,9 +255,7 @@ def test_a_server_that_is_not_there_is_tried_again(project: Project) -> None:
 
 
 @pytest.mark.parametrize("retries", [0, 3])
-def test_a_user_with_no_retry_left_is_not_imported(
-    project: Project, sandbox: Sandbox, retries: int
-) -> None:
+def test_a_user_out_of_retries_is_kept(project: Project, sandbox: Sandbox, retries: int) -> None:
     """And the next one is, as often as this happens."""
     project.configure(intercom={"retries": retries})
     sandbox.faults_of = dict.fromkeys(("u2", "u4", "u6"), Fault(status=503))
@@ -541,9 +539,7 @@ def test_an_unknown_certificate_or_one_for_another_name_stops_the_run(
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_certificates_of_the_environment_are_known(
-    project: Project, tls: Sandbox, name: str
-) -> None:
+def test_certificates_of_the_environment_count(project: Project, tls: Sandbox, name: str) -> None:
     project.users(2)
     assert project.run(env={name: CERTIFICATE}).counts() == (2, 0, 0)
     assert len(tls.requests) == 2

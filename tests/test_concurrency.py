@@ -155,9 +155,7 @@ def test_different_users_do_not_wait_for_each_other(project: Project, sandbox: S
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_a_stop_keeps_what_is_not_under_way(
-    project: Project, sandbox: Sandbox, concurrency: int
-) -> None:
+def test_a_stop_keeps_what_is_left(project: Project, sandbox: Sandbox, concurrency: int) -> None:
     sandbox.latency = 0.01
     sandbox.faults_of = {"u20": Fault(status=401)}
     configure(project, concurrency)

@@ -211,13 +211,11 @@ def test_each_request_for_a_contact_is_tried_again(contacts: Project, sandbox: S
     assert sandbox.contacts["c1"]["name"] == "New"
 
 
-def test_a_creation_whose_answer_is_lost_is_not_repeated(
-    contacts: Project, sandbox: Sandbox
-) -> None:
-    sandbox.faults = [Fault(acts=True, drop=True)]
+def test_a_creation_whose_answer_is_lost_is_not_repeated(contacts: Project) -> None:
+    contacts.sandbox.faults = [Fault(acts=True, drop=True)]
     contacts.users(1)
     assert contacts.run().counts() == (1, 0, 0)
-    assert len(sandbox.contacts) == 1
+    assert len(contacts.sandbox.contacts) == 1
 
 
 def test_an_archived_contact_is_an_answer_of_intercoms(contacts: Project, sandbox: Sandbox) -> None:
@@ -355,9 +353,7 @@ def test_attributes_that_do_not_fit_stop_the_run_before_the_first_user(
     assert all(name in result.error_log for name in wrong)
 
 
-def test_create_attributes_makes_what_is_missing_once(
-    of_all_kinds: Project, sandbox: Sandbox
-) -> None:
+def test_create_attributes_makes_what_is_missing(of_all_kinds: Project, sandbox: Sandbox) -> None:
     sandbox.attributes = {"plan": "string", "bookings": "float"}
     of_all_kinds.configure(intercom={"create_attributes": "true"})
     dry = of_all_kinds.run("--dry-run")
@@ -513,9 +509,7 @@ def test_a_remembered_contact_that_is_gone_is_asked_for_anew(
     assert sent(sandbox)[1] == f"PUT /contacts/{new['id']} 200"
 
 
-def test_a_remembered_contact_that_became_another_is_found(
-    skipping: Project, sandbox: Sandbox
-) -> None:
+def test_a_contact_that_became_another_is_found(skipping: Project, sandbox: Sandbox) -> None:
     assert run_named(skipping, "Old", 1).status == 0
     sandbox.contacts.clear()
     sandbox.contacts["c8"] = {"external_id": "u8", "role": "user"}

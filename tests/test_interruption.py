@@ -367,9 +367,7 @@ def test_logs_on_a_disk_that_fills_up_do_not_end_the_import(
     assert ["999" in line for line in others[:1]] == [True] * wrong, others
 
 
-def test_logs_on_a_full_disk_do_not_end_the_import(
-    project: Project, sandbox: Sandbox, disk: Path
-) -> None:
+def test_logs_on_a_full_disk_end_no_import(project: Project, sandbox: Sandbox, disk: Path) -> None:
     fill(disk)
     project.configure(log={"folder": disk})
     project.users(5)

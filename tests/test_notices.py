@@ -36,9 +36,7 @@ def last_notice(project: Project) -> str:
 #### What is said
 
 
-def test_a_run_that_goes_well_is_yellow_then_green_with_the_number_of_users(
-    project: Project,
-) -> None:
+def test_a_run_that_goes_well_is_yellow_then_green_with_a_count(project: Project) -> None:
     """A glance tells how it ended, what and where."""
     project.users(37)
     assert project.run().status == 0
@@ -242,11 +240,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_notice_that_fails_is_tried_three_times_said_and_changes_nothing(
-    project: Project, fault: Fault
-) -> None:
-    """Also with --quiet, so that cron mails it. No redirection is followed: the stand-in's users
-    would hear of it. And the notice of the end is sent, now that somebody listens again."""
+def test_a_notice_that_fails_is_said_and_changes_nothing(project: Project, fault: Fault) -> None:
+    """After three tries, and with --quiet, so that cron mails it. No redirection is followed: the
+    stand-in's users would hear of it. The notice of the end is sent: somebody listens again."""
     project.with_constants(NOTICE_TIMES=(1.0, 0.2))
     project.sandbox.notice_faults = [fault] * 6
     project.users(2)

@@ -61,9 +61,7 @@ def test_a_run_that_is_alone_earns_no_429(project: Project, sandbox: Sandbox, ca
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_requests_that_fail_are_counted_too(
-    project: Project, sandbox: Sandbox, concurrency: int
-) -> None:
+def test_failed_requests_count_too(project: Project, sandbox: Sandbox, concurrency: int) -> None:
     limited(sandbox, 20)
     sandbox.faults = [Fault(), Fault(status=503), Fault(drop=True), Fault(status=422)] * 4
     project.configure(intercom={"concurrency": concurrency})

@@ -117,9 +117,7 @@ def test_without_skip_unchanged_all_are_sent_and_no_state_is_kept(project: Proje
     assert not state_files(project)
 
 
-def test_a_user_is_remembered_whatever_id_the_answer_has(
-    skipping: Project, sandbox: Sandbox
-) -> None:
+def test_whatever_id_it_is_given_a_user_is_remembered(skipping: Project, sandbox: Sandbox) -> None:
     ids = [None, 17, "\ud800", "a/b", "", ["x"], "x" * 10_000, "\0"]
     bodies = [json.dumps({"type": "user", "id": known}).encode() for known in ids]
     sandbox.faults = [Fault(body=body, acts=True) for body in bodies]
@@ -457,9 +455,7 @@ def locked(path: Path) -> Iterator[None]:
         locker.communicate()
 
 
-def test_a_state_file_that_another_program_locks_is_said(
-    skipping: Project, sandbox: Sandbox
-) -> None:
+def test_a_state_that_another_program_locks_is_said(skipping: Project, sandbox: Sandbox) -> None:
     skipping.with_constants(BUSY_TIMEOUT=0.2)
     skipping.users(3)
     assert skipping.run().status == 0
@@ -504,9 +500,7 @@ def test_a_lock_in_the_middle_of_a_run_loses_no_row(skipping: Project, sandbox: 
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_damage_in_the_middle_makes_no_wrong_skip(
-    skipping: Project, sandbox: Sandbox, seed: int
-) -> None:
+def test_damage_inside_makes_no_wrong_skip(skipping: Project, sandbox: Sandbox, seed: int) -> None:
     count = 300
     skipping.configure(intercom={"concurrency": 4})
     rows = [f"u{n},u{n}@example.com," for n in range(count)]
