@@ -242,19 +242,12 @@ def test_a_conflict_that_does_not_end_ends_with_its_row(
 #### Rows that carry Intercom's own id
 
 
-def test_a_row_with_id_is_updated_straight_away(contacts: Project, sandbox: Sandbox) -> None:
-    sandbox.contacts["c1"] = {"external_id": "u1", "role": "user", "name": "Old"}
-    contacts.write("id,user_id,name\nc1,new,New\n")
-    assert contacts.run().status == 0
-    assert sent(sandbox) == ["PUT /contacts/c1 200"]
-    assert sandbox.requests[0].body == {"external_id": "new", "name": "New"}
-
-
 @pytest.mark.parametrize("skip", ["true", "false"])
 @pytest.mark.parametrize(("version", "status"), [("2.14", 404), ("2.16", 410)])
-def test_an_id_that_intercom_does_not_know_concerns_its_row_alone(
+def test_a_row_with_an_id_is_updated_straight_away_or_is_not_imported(
     contacts: Project, sandbox: Sandbox, version: str, status: int, skip: str
 ) -> None:
+    """Where Intercom doesn't know the id, that concerns this row alone."""
     sandbox.contacts["c1"] = {"merged_into": "c2"}
     sandbox.contacts["c2"] = {"external_id": "u2", "role": "user"}
     contacts.configure(intercom={"skip_unchanged": skip, "api_version": version})
@@ -263,6 +256,7 @@ def test_an_id_that_intercom_does_not_know_concerns_its_row_alone(
     assert (result.status, result.counts()) == (1, (2, 0, 1))
     asked = [f"PUT /contacts/c1 {status}", "PUT /contacts/c2 200", "POST /contacts 200"]
     assert sent(sandbox) == asked
+    assert sandbox.requests[1].body == {"external_id": "u2", "name": "Bob"}
     assert result.not_imported_rows()[1:] == [["c1", "u1", "Ada"]]
     assert str(status) in result.error_log
 
@@ -397,17 +391,15 @@ def test_an_attribute_that_cannot_be_made_stops_the_run(
     assert word in line
 
 
-@pytest.mark.parametrize(
-    ("dialect", "plan"), [("contacts", None), ("contacts", ""), ("users", "plan")]
-)
+@pytest.mark.parametrize(("dialect", "plan"), [("contacts", ""), ("users", "name")])
 def test_without_custom_attributes_of_contacts_there_is_no_check(
-    contacts: Project, sandbox: Sandbox, dialect: str, plan: str | None
+    project: Project, dialect: str, plan: str
 ) -> None:
-    url = f"{sandbox.url}/{dialect}"
-    contacts.configure(intercom={"user_url": url}, custom_attributes={"plan": plan})
-    contacts.write("user_id,plan\nu1,gold\n")
-    assert contacts.run().status == 0
-    assert sent(sandbox) == [f"POST /{dialect} 200"]
+    url = f"{project.sandbox.url}/{dialect}"
+    project.configure(intercom={"user_url": url}, custom_attributes={"plan": plan})
+    project.users(1)
+    assert project.run().status == 0
+    assert sent(project.sandbox) == [f"POST /{dialect} 200"]
 
 
 def test_the_check_is_tried_again(of_all_kinds: Project, sandbox: Sandbox) -> None:
