@@ -840,12 +840,6 @@ time_format = users_%Y-%m-%dT%H-%M-%S
 not_imported_folder = "{{folder}}/not_imported"
 [log]
 folder = "{{folder}}/logs"
-[user]
-user_id = user_id
-email = email
-name = name
-signed_up_at = signed_up_at
-last_seen_ip = last_seen_ip
 [custom_attributes]
 plan = plan
 bookings_count = bookings_count : integer
