@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 import socketserver
+import ssl
 import struct
 import subprocess
 import sys
@@ -48,11 +49,8 @@ JsonObject = dict[str, Any]
 class Headers(dict[str, str]):
     """A request's header, kept in lower case and looked up in any; what is missing is blank."""
 
-    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
-        return super().get(name.lower(), default)
-
     def __missing__(self, name: str) -> str:
-        return super().get(name.lower(), "")
+        return self.get(name.lower(), "")
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(str(name).lower())
@@ -305,22 +303,21 @@ class Sandbox:
         self,
         *,
         token: str = "sandbox-token-0123456789",
-        api_id: str = "sandbox-app",
-        api_key: str = "sandbox-key-0123456789",
         latency: float = 0.0,
         limit: int | None = None,
         window: int = 10,
         clock_offset: float = 0.0,
         attributes: dict[str, str] | None = None,
-        archived_attributes: Iterable[str] = (),
         record: bool = True,
         port: int = 0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.token, self.api_id, self.api_key, self.record = token, api_id, api_key, record
+        self.token, self.record = token, record
+        self.api_id, self.api_key = "sandbox-app", "sandbox-key-0123456789"
         self.latency, self.clock_offset = latency, clock_offset
         self.limit, self.window = limit, window
         self.attributes = dict(attributes or {})
-        self.archived_attributes = set(archived_attributes)
+        self.archived_attributes = set[str]()
 
         self.requests: list[Request] = []  # to Intercom
         self.answers: Counter[int] = Counter()  # Intercom's, by their status
@@ -329,6 +326,7 @@ class Sandbox:
         self.hipchat: list[dict[str, str]] = []
         self.notice_requests: list[Notice] = []
         self.faults: list[Fault] = []
+        self.faults_of: dict[str, Fault] = {}  # for each request for the user with this user_id
         self.fault_for: Callable[[Request], Fault | None] | None = None
         self.faults_on_me = False  # else GET /me is always answered well
         self.notice_faults: list[Fault] = []
@@ -343,7 +341,11 @@ class Sandbox:
 
         self._server = Server(("127.0.0.1", port), Connection)
         self._server.sandbox = self
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http{'s' * bool(tls)}://127.0.0.1:{self._server.server_address[1]}"
+        if tls:  # each connection shakes hands in its own thread, with its first request
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.users_url, self.contacts_url = self.url + "/users", self.url + "/contacts"
         self.webhook_url = self.url + "/services/T0SANDBOX/B0SANDBOX/sandboxwebhooksecret"
         self.hipchat_url, self.hipchat_key = self.url + "/v1/", "sandbox-hipchat-key"
@@ -412,6 +414,9 @@ class Sandbox:
         if intercom and request.path == "/me" and not self.faults_on_me:
             return NO_FAULT
         fault = self.fault_for(request) if intercom and self.fault_for else None
+        if intercom and isinstance(request.body, dict):
+            user_id = request.body.get("user_id", request.body.get("external_id"))
+            fault = fault or self.faults_of.get(str(user_id))
         with self.lock:
             faults = self.faults if intercom else self.notice_faults
             return fault or (faults.pop(0) if faults else NO_FAULT)
@@ -835,12 +840,6 @@ time_format = users_%Y-%m-%dT%H-%M-%S
 not_imported_folder = "{{folder}}/not_imported"
 [log]
 folder = "{{folder}}/logs"
-[user]
-user_id = user_id
-email = email
-name = name
-signed_up_at = signed_up_at
-last_seen_ip = last_seen_ip
 [custom_attributes]
 plan = plan
 bookings_count = bookings_count : integer

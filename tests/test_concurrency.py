@@ -39,31 +39,20 @@ def keeps_the_law(result: Result, sandbox: Sandbox, count: int) -> set[str]:
 def test_so_many_users_are_under_way_and_no_more(
     project: Project, sandbox: Sandbox, concurrency: int, dialect: str
 ) -> None:
-    sandbox.latency = 0.03
-    configure(project, concurrency, user_url=f"{sandbox.url}/{dialect}")
-    project.users(6 * concurrency)
-    result = project.run()
-    assert (result.status, result.counts()) == (0, (6 * concurrency, 0, 0))
-    assert 1 < sandbox.max_under_way <= concurrency
-    assert len(sandbox.requests) == 6 * concurrency
-
-
-@pytest.mark.parametrize("concurrency", [2, 8])
-def test_all_of_them_are_under_way_while_intercom_takes_its_time(
-    project: Project, sandbox: Sandbox, concurrency: int
-) -> None:
-    together = threading.Barrier(concurrency, timeout=30)
+    """While Intercom takes its time: it answers when so many have come together."""
+    count, together = 1 + 3 * concurrency, threading.Barrier(concurrency, timeout=30)
 
     def meet(request: Request) -> None:
-        if int(request.body["user_id"][1:]) > 1:  # the first may feel the way
+        if request.body["name"] != "User 1":  # the first may feel the way
             together.wait()
 
     sandbox.fault_for = meet
-    configure(project, concurrency)
-    project.users(1 + 3 * concurrency)
+    configure(project, concurrency, user_url=f"{sandbox.url}/{dialect}")
+    project.users(count)
     result = project.run()
-    assert (result.status, result.counts()) == (0, (1 + 3 * concurrency, 0, 0))
+    assert (result.status, result.counts()) == (0, (count, 0, 0))
     assert sandbox.max_under_way == concurrency
+    assert len(sandbox.requests) == count
 
 
 def test_one_is_strictly_one_by_one(project: Project, sandbox: Sandbox) -> None:
@@ -166,14 +155,9 @@ def test_different_users_do_not_wait_for_each_other(project: Project, sandbox: S
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_a_stop_keeps_what_is_not_under_way(
-    project: Project, sandbox: Sandbox, concurrency: int
-) -> None:
-    def refuse(request: Request) -> Fault | None:
-        return Fault(status=401) if request.body["user_id"] == "u20" else None
-
+def test_a_stop_keeps_what_is_left(project: Project, sandbox: Sandbox, concurrency: int) -> None:
     sandbox.latency = 0.01
-    sandbox.fault_for = refuse
+    sandbox.faults_of = {"u20": Fault(status=401)}
     configure(project, concurrency)
     project.users(60)
     result = project.run()
@@ -195,13 +179,8 @@ def test_an_outage_is_not_tried_for_every_row(project: Project, sandbox: Sandbox
     assert "down" in result.err
 
 
-def test_users_that_use_up_their_retries_apart_do_not_end_the_run(
-    project: Project, sandbox: Sandbox
-) -> None:
-    def poisoned(request: Request) -> Fault | None:
-        return Fault(status=500) if request.body["user_id"] in ("u10", "u60") else None
-
-    sandbox.fault_for = poisoned
+def test_users_far_apart_without_an_answer_end_no_run(project: Project, sandbox: Sandbox) -> None:
+    sandbox.faults_of = {"u10": Fault(status=500), "u60": Fault(status=500)}
     sandbox.latency = 0.005
     configure(project, 8, retries=2)
     project.users(100)

@@ -30,15 +30,7 @@ LOG_LINE = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d|    \| ")
 
 TOKENS = ['"', '""', ",", ";", "\t", "\n", "\r\n", "\r", " ", "'", "a", "é", "\xa0", "\v", "\x1c"]
 TOKENS += ["\x85", "\u2028", "\x1b[2J", "\x7f", "\u202e", "\x9b", "=1+1", "\\", "%s{0}", "***"]
-TOKENS += [
-    f"\n{FORGED}",
-    f"\r{FORGED}",
-    f"\u2028{FORGED}",
-    f"\x85{FORGED}",
-    '" ,',
-    '="1"',
-    "x" * 99,
-]
+TOKENS += [*(end + FORGED for end in ("\n", "\r", "\u2028", "\x85")), '" ,', '="1"', "x" * 99]
 TOKENS += ["\udc81", "\udcff\udcfe"]  # bytes that are outside the encoding, or half of a letter
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff")
 INNER = st.lists(st.one_of(st.sampled_from(TOKENS), CHARACTERS), max_size=5).map("".join)
@@ -142,16 +134,9 @@ GOOD = Fault()
 ODD = [Fault(delay=0.003), Fault(chunk=1), Fault(trickle=0.01), Fault(early=100), Fault(early=103)]
 ODD += [Fault(status=103), Fault(status=422, early=103), Fault(status=403, body=BODIES[1])]
 ODD += [Fault(endless=True)]
-SILENT = st.builds(
-    Fault,
-    acts=st.booleans(),
-    drop=st.just(True),
-    reset=st.booleans(),
-    delay=st.sampled_from([0, 0.003]),
-)
-CUT = st.builds(
-    Fault, status=st.sampled_from([None, 400, 503]), acts=st.just(True), cut=st.just(True)
-)
+YES, MAYBE = st.just(True), st.booleans()
+SILENT = st.builds(Fault, acts=MAYBE, drop=YES, reset=MAYBE, delay=st.sampled_from([0, 0.003]))
+CUT = st.builds(Fault, status=st.sampled_from([None, 400, 503]), acts=YES, cut=YES)
 PAGES = st.builds(Fault, status=st.sampled_from([200, 201]), body=st.sampled_from(BODIES))
 ERRORS = st.builds(
     Fault,
@@ -246,21 +231,15 @@ def is_known(user: dict[str, Any], sandbox: Sandbox) -> bool:
 
 def check(case: Case, concurrency: int, folder: Path, sandbox: Sandbox) -> None:
     project = Project(folder, sandbox)
+    shape = {"delimiter": case.delimiter.replace("\t", "tab"), "encoding": case.encoding}
+    shape["headings"] = "" if case.heading else ",".join(HEADINGS)
     project.configure(
-        csv={
-            "delimiter": "tab" if case.delimiter == "\t" else case.delimiter,
-            "encoding": case.encoding,
-            "headings": None if case.heading else ",".join(HEADINGS),
-        },
-        intercom={
-            "timeout": 0.001,
-            "retries": 2,
-            "concurrency": concurrency,
-            "skip_unchanged": str(case.skips).lower(),
-        },
+        csv=shape,
+        intercom={"timeout": 0.001, "retries": 2, "concurrency": concurrency},
         user={name: name for name in HEADINGS[:3]},
         custom_attributes={"plan": "plan", "count": "count : integer"},
     )
+    project.configure(intercom={"skip_unchanged": str(case.skips).lower()})
     sandbox.faults = list(case.faults)
     project.write(case.content)
     result = project.run()

@@ -6,7 +6,6 @@ import itertools
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 from conftest import NAME, Project, imported
@@ -37,9 +36,7 @@ def last_notice(project: Project) -> str:
 #### What is said
 
 
-def test_a_run_that_goes_well_is_yellow_then_green_with_the_number_of_users(
-    project: Project,
-) -> None:
+def test_a_run_that_goes_well_is_yellow_then_green_with_a_count(project: Project) -> None:
     """A glance tells how it ended, what and where."""
     project.users(37)
     assert project.run().status == 0
@@ -131,44 +128,26 @@ def test_many_long_reasons_leave_room_for_the_counts(project: Project) -> None:
     assert str(result.not_imported[0]) in last_notice(project)
 
 
-def no_file(project: Project) -> None:
-    (project.exports / NAME).unlink()
-
-
-def no_heading(project: Project) -> None:
-    project.write("customer,name\nu1,Ada\n")
-
-
-def no_headings(project: Project) -> None:
-    """So many that there would be no room for where the reasons are."""
-    attributes = {f"missing_{n}": f"heading {n}" for n in range(60)}
-    project.configure(custom_attributes=attributes | {f"there_{n}": "name" for n in range(70)})
-
-
-def no_access(project: Project) -> None:
-    project.configure(intercom={"access_token": "another-token"})
-
-
-def no_intercom(project: Project) -> None:
-    project.configure(intercom={"retries": 0})
-    project.sandbox.faults = [Fault(drop=True)] * 2
-
-
-STOPS: dict[str, tuple[Callable[[Project], None], list[str]]] = {
-    "no file": (no_file, ["such as users_20"]),
-    "no heading": (no_heading, ["user_id", "customer"]),
-    "no headings": (no_headings, ["'heading 0' (for missing_0)"]),
-    "no access": (no_access, ["access_token", "401", "3 not imported", NAME]),
-    "no Intercom": (no_intercom, ["down", "3 not imported", NAME]),
+# So many that there would be no room for where the reasons are.
+MISSING = {f"missing_{n}": f"heading {n}" for n in range(60)}
+MISSING |= {f"there_{n}": "name" for n in range(70)}
+ALL_LEFT = ["3 not imported", NAME]
+# what is set, and the words that tell
+STOPS: dict[str, tuple[dict[str, dict[str, object]], list[str]]] = {
+    "no file": ({"file": {"time_format": "user_%Y-%m-%d"}}, ["such as user_20"]),
+    "no heading": ({"user": {"id": "user_id", "name": "customer"}}, ["'customer' (for name)"]),
+    "no headings": ({"custom_attributes": {**MISSING}}, ["'heading 0' (for missing_0)"]),
+    "no access": ({"intercom": {"access_token": "x"}}, ["access_token", "401", *ALL_LEFT]),
+    "no Intercom": ({"intercom": {"user_url": "http://127.0.0.1:9/users"}}, ["down", *ALL_LEFT]),
 }
 
 
-@pytest.mark.parametrize(("trouble", "named"), STOPS.values(), ids=STOPS)
-def test_a_run_that_stops_is_red_with_the_reason(
-    project: Project, trouble: Callable[[Project], None], named: list[str]
-) -> None:
+@pytest.mark.parametrize("case", STOPS)
+def test_a_run_that_stops_is_red_with_the_reason(project: Project, case: str) -> None:
+    settings, named = STOPS[case]
+    project.configure(intercom={"retries": 0})
+    project.configure(**settings)
     project.users(3)
-    trouble(project)
     assert project.run().status == 1
     assert colours(project) == ["yellow", "red"]
     message = last_notice(project)
@@ -261,11 +240,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_notice_that_fails_is_tried_three_times_said_and_changes_nothing(
-    project: Project, fault: Fault
-) -> None:
-    """Also with --quiet, so that cron mails it. No redirection is followed: the stand-in's users
-    would hear of it. And the notice of the end is sent, now that somebody listens again."""
+def test_a_notice_that_fails_is_said_and_changes_nothing(project: Project, fault: Fault) -> None:
+    """After three tries, and with --quiet, so that cron mails it. No redirection is followed: the
+    stand-in's users would hear of it. The notice of the end is sent: somebody listens again."""
     project.with_constants(NOTICE_TIMES=(1.0, 0.2))
     project.sandbox.notice_faults = [fault] * 6
     project.users(2)
