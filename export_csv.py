@@ -822,8 +822,9 @@ def in_time(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    if futures.wait([future], MAX_SILENCE).done:
-        return future.result()
+    for _ in range(math.ceil(MAX_SILENCE / POLL)):  # Windows' Ctrl-C comes between two waits
+        if futures.wait([future], POLL).done:
+            return future.result()
     raise StopRun(f"S3 has sent nothing of use for {MAX_SILENCE:.3g} seconds; try again later")
 
 
