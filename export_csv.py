@@ -1573,7 +1573,9 @@ class Intercom(Server):
         times = CONNECT_TIMEOUT, MAX_ANSWER_TIME
         super().__init__(settings.intercom_user_url, headers, times, settings.intercom_concurrency)
         self.threads = futures.ThreadPoolExecutor(settings.intercom_concurrency)
-        if settings.intercom_concurrency > 1:
+        # Windows' Ctrl-C interrupts no answer that the main thread waits for.
+        self.has_threads = settings.intercom_concurrency > 1 or sys.platform == "win32"
+        if self.has_threads:
             self.threads.submit(int).result()  # one there has to be
         self.results: queue.SimpleQueue[tuple[Job, Answer | Exception]] = queue.SimpleQueue()
         self.is_stopped = run.is_stopped
@@ -1583,8 +1585,8 @@ class Intercom(Server):
         self.while_waiting: Callable[[], None] = lambda: None
 
     def start(self, action: Callable[[Job, Intercom], None], job: Job) -> None:
-        """Do it in a thread, where there may be several users under way."""
-        if self.settings.intercom_concurrency == 1:
+        """Do it in a thread, where there are any."""
+        if not self.has_threads:
             action(job, self)
             return
         with contextlib.suppress(RuntimeError):  # no more threads: those there are will take it
