@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import NAME, SCRIPT, Project, passed_on
+from conftest import NAME, SCRIPT, Project, passed_on, posix
 from sandbox import Fault, Request
 
 OPTIONS = ("filename", "--config", "--local", "--dry-run", "--check", "--notify", "--quiet")
@@ -105,7 +105,7 @@ def test_a_dry_run_into_a_pipe_that_closes_ends_quietly(project: Project) -> Non
     assert err == ""
 
 
-@pytest.mark.skipif(os.name == "nt", reason="takes a POSIX shell")
+@posix("takes a POSIX shell")
 @pytest.mark.parametrize(
     ("count", "output", "named"),
     [(2, ">/dev/full", "No space"), (20_000, ">/dev/full", "No space"), (2, ">&-", "no standard")],
@@ -355,9 +355,8 @@ def test_a_missing_boto3_is_a_line_that_names_installboto(project: Project) -> N
     assert "installboto" in line
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows knows no such signal")
 def test_ctrl_c_during_the_imports_is_a_line(project: Project) -> None:
-    code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    code = "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(60)\n"
     result = project.run(env=sabotage(project, "requests", code))
     assert (result.status, result.out) == (130, "")
     (line,) = result.err.splitlines()
@@ -444,7 +443,7 @@ class Watched(NamedTuple):
     screen: Screen
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+@posix("Windows has no pseudo-terminals")
 class TestOnATerminal:
     """The whole run with standard error on a pseudo-terminal."""
 

@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import hmac
 import logging
-import os
 import re
 import struct
 import time
@@ -25,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import pytest
-from conftest import NAME, NEWER, Project, Result, imported, one_user, refusal
+from conftest import NAME, NEWER, Project, Result, imported, one_user, posix, refusal
 from moto.s3.models import S3Backend, s3_backends
 from moto.server import ThreadedMotoServer
 
@@ -244,7 +243,7 @@ PROFILES: dict[str, tuple[str, dict[str, str], dict[str, object], str]] = {
 }
 
 
-@pytest.mark.skipif(os.name == "nt", reason="takes a POSIX shell")
+@posix("takes a POSIX shell")
 @pytest.mark.parametrize(
     ("profile", "environment", "aws", "named"), PROFILES.values(), ids=PROFILES
 )

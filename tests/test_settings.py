@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from conftest import NAME, Project, Result
+from conftest import NAME, Project, Result, posix
 
 ROOT = Path(__file__).resolve().parent.parent
 Sections = dict[str, dict[str, object]]
@@ -581,7 +581,7 @@ def test_a_dot_env_that_cannot_be_read_is_one_problem_and_not_shown(
     assert "secret" not in line
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has none of them")
+@posix("Windows has none of them")
 @pytest.mark.parametrize("name", [".env", "other.ini"])
 @pytest.mark.parametrize("kind", ["fifo", "device"])
 def test_what_is_no_file_is_not_read(project: Project, name: str, kind: str) -> None:

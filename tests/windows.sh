@@ -5,7 +5,10 @@ set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 
 # Debian's own name comes first: its wine asks for 32 bits, which nothing here needs.
-wine=$(command -v /usr/lib/wine/wine64 wine64 wine | head -n 1) || true
+wine=''
+for name in /usr/lib/wine/wine64 wine64 wine; do
+    [ -n "$wine" ] || wine=$(command -v "$name" || true)
+done
 [ -n "$wine" ] || {
     printf 'windows.sh: Wine is missing; on Debian: apt install wine\n' >&2
     exit 1
@@ -18,7 +21,8 @@ on_windows() {
     # Wine 8 takes none but pipes for the standard streams of a Windows program.
     { : | env -i PATH="$PATH" HOME="$cache/home" LANG=C.UTF-8 WINEPREFIX="$cache/prefix" \
         WINEARCH=win64 WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml,winemenubuilder.exe=' \
-        PYTHONDONTWRITEBYTECODE="$no_bytecode" HYPOTHESIS_STORAGE_DIRECTORY="$cache/hypothesis" \
+        PYTHONDONTWRITEBYTECODE="$no_bytecode" PYTHONIOENCODING=utf-8 \
+        HYPOTHESIS_STORAGE_DIRECTORY="$cache/hypothesis" \
         "$wine" "$@" 2>&1 && echo 0 >"$cache/status" || echo $? >"$cache/status"; } | cat
     return "$(cat "$cache/status")"
 }
@@ -60,6 +64,24 @@ if ! cmp -s "$cache/wanted.txt" "$packages/wanted.txt"; then
     rm -rf "$packages"
     pip install --target "$packages" --only-binary :all: --no-compile --platform win_amd64 \
         --python-version 3.11 -r "$cache/wanted.txt"
+    # Of Wine's own, not Windows': its _locking sets no errno, where Windows' sets EACCES.
+    printf 'import wine\n' >"$packages/wine.pth"
+    cat >"$packages/wine.py" <<'END'
+import errno
+import msvcrt
+
+locking_of_wine = msvcrt.locking
+
+
+def locking(*arguments):
+    try:
+        locking_of_wine(*arguments)
+    except OSError as error:
+        raise PermissionError(error.errno or errno.EACCES, "Permission denied") from None
+
+
+msvcrt.locking = locking
+END
     on_windows "$python" -m compileall -q "$packages" || true
     cp "$cache/wanted.txt" "$packages"
 fi
