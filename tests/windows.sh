@@ -93,7 +93,12 @@ no_bytecode=1
 
 status=0
 printf '== the sandbox\n'
-on_windows "$python" tests/sandbox.py || status=1
+if on_windows "$python" tests/sandbox.py >"$cache/sandbox.txt"; then
+    tail -n 1 "$cache/sandbox.txt"
+else
+    cat "$cache/sandbox.txt"
+    status=1
+fi
 printf '== tests\n'
 on_windows "$python" -m pytest -c tests/pytest.ini -n 2 "$@" tests || status=1
 exit "$status"
