@@ -261,7 +261,7 @@ threading.Thread(target=wait, daemon=True).start()
 
 
 def test_a_signal_that_comes_in_a_thread_is_heard(project: Project, sandbox: Sandbox) -> None:
-    """As Windows tells of Ctrl-Break and of a console that is closed, and Wine doesn't."""
+    """As Ctrl-Break is on Windows, and as Wine sends none."""
     number = getattr(signal, "SIGBREAK", signal.SIGTERM)
     gate, now = Gate(sandbox, "u2"), project.folder / "now"
     (project.folder / "sitecustomize.py").write_text(RAISED.format(number=int(number)))
