@@ -24,14 +24,13 @@ NAME = "users_2026-11-01T09-00-00.csv"
 OLDER, NEWER = "users_2026-10-31T09-00-00.csv", "users_2026-11-02T09-00-00.csv"
 FORMAT = "users_%Y-%m-%dT%H-%M-%S"
 PASSED_ON = ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LANG", "COVERAGE_PROCESS_START", "PYTHONPATH")
-
-
 OWN_CONSOLE = 0x08000000 if sys.platform == "win32" else 0  # of Windows' process flags
 # Windows knows no other way to press Ctrl-C for a process: from within its console.
 PRESS = """
-import ctypes, sys
+import ctypes, signal, sys
 kernel = ctypes.WinDLL("kernel32", use_last_error=True)
 process, event = map(int, sys.argv[1:])
+signal.signal(signal.SIGBREAK, signal.SIG_IGN)
 kernel.FreeConsole()
 if not (
     kernel.AttachConsole(process)
