@@ -882,8 +882,9 @@ def in_time(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    if futures.wait([future], MAX_SILENCE).done:
-        return future.result()
+    for _ in range(math.ceil(MAX_SILENCE / POLL)):  # Windows' Ctrl-C comes between two waits
+        if futures.wait([future], POLL).done:
+            return future.result()
     raise StopRun(f"S3 has sent nothing of use for {MAX_SILENCE:.3g} seconds; try again later")
 
 
@@ -1640,7 +1641,9 @@ class Intercom(Server):
         times = CONNECT_TIMEOUT, MAX_ANSWER_TIME
         super().__init__(settings.intercom_user_url, headers, times, settings.intercom_concurrency)
         self.threads = futures.ThreadPoolExecutor(settings.intercom_concurrency)
-        if settings.intercom_concurrency > 1:
+        # Windows' Ctrl-C interrupts no answer that the main thread waits for.
+        self.has_threads = settings.intercom_concurrency > 1 or sys.platform == "win32"
+        if self.has_threads:
             self.threads.submit(int).result()  # fails now where not even one can be made
         self.results: queue.SimpleQueue[tuple[Job, Answer | Exception]] = queue.SimpleQueue()
         self.limit, self.turn = RateLimit(), threading.Condition()
@@ -1649,8 +1652,8 @@ class Intercom(Server):
         self.while_waiting: Callable[[], None] = lambda: None  # until send_users knows better
 
     def start(self, action: Callable[[Job, Intercom], None], job: Job) -> None:
-        """Do it in a thread, where there may be several users under way."""
-        if self.settings.intercom_concurrency == 1:
+        """Do it in a thread, where there are any."""
+        if not self.has_threads:
             action(job, self)
             return
         with contextlib.suppress(RuntimeError):  # no more threads: those there are will take it

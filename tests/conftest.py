@@ -4,7 +4,9 @@ as a child process, as its user would start it."""
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
+import locale
 import os
 import re
 import signal
@@ -24,6 +26,34 @@ NAME = "users_2026-11-01T09-00-00.csv"
 OLDER, NEWER = "users_2026-10-31T09-00-00.csv", "users_2026-11-02T09-00-00.csv"
 FORMAT = "users_%Y-%m-%dT%H-%M-%S"
 PASSED_ON = ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "LANG", "COVERAGE_PROCESS_START", "PYTHONPATH")
+OWN_CONSOLE = 0x08000000 if sys.platform == "win32" else 0  # of Windows' process flags
+# Windows knows no other way to press Ctrl-C for a process: from within its console.
+PRESS = """
+import ctypes, signal, sys
+kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+process, event = map(int, sys.argv[1:])
+signal.signal(signal.SIGBREAK, signal.SIG_IGN)
+kernel.FreeConsole()
+if not (
+    kernel.AttachConsole(process)
+    and kernel.SetConsoleCtrlHandler(None, True)
+    and kernel.GenerateConsoleCtrlEvent(event, 0)
+):
+    raise ctypes.WinError(ctypes.get_last_error())
+"""
+
+
+def posix(reason: str) -> pytest.MarkDecorator:
+    """Marks what is not to run on Windows."""
+    return pytest.mark.skipif(sys.platform == "win32", reason=reason)
+
+
+def not_wine(reason: str) -> pytest.MarkDecorator:
+    """Marks what real Windows does, and Wine doesn't."""
+    is_wine = False
+    if sys.platform == "win32":
+        is_wine = hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+    return pytest.mark.skipif(is_wine, reason=reason)
 
 
 def passed_on() -> dict[str, str]:
@@ -159,6 +189,7 @@ class Project:
             [sys.executable, self.script, "--config", self.config, *map(str, arguments)],
             cwd=self.folder,
             env={**passed_on(), "HOME": str(self.folder), **(env or {})},
+            creationflags=OWN_CONSOLE,
             **{**usual, **streams},  # type: ignore[call-overload]
         )
         return Child(process, self.folder)
@@ -176,7 +207,7 @@ class Child:
         self.folder = folder
 
     def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+        send(self.process, number)
 
     def wait(self, seconds: float = 100) -> Result:
         """How it ended; killed, and a failed test, where it doesn't end in time."""
@@ -186,8 +217,29 @@ class Child:
             self.process.kill()
             out, err = self.process.communicate()
             pytest.fail(f"the run hung; it had printed {out!r} and {err!r}")
-        printed, told = ((text or b"").decode() for text in (out, err))  # None: it went elsewhere
+        printed, told = (as_text(text or b"") for text in (out, err))  # None: it went elsewhere
         return Result(self.process.returncode, printed, told, self.folder)
+
+
+def send(process: subprocess.Popen[Any], number: signal.Signals) -> None:
+    """Send a signal; on Windows Ctrl-C or Ctrl-Break, to what was started with OWN_CONSOLE."""
+    if sys.platform == "win32":
+        event = {signal.SIGINT: signal.CTRL_C_EVENT, signal.SIGBREAK: signal.CTRL_BREAK_EVENT}
+        arguments = [str(process.pid), str(event[number].value)]
+        subprocess.run([sys.executable, "-c", PRESS, *arguments], check=True)
+    else:
+        process.send_signal(number)
+
+
+def as_text(printed: bytes) -> str:
+    """What a child printed; on Windows, what isn't a dry run's is in the system's encoding."""
+    try:
+        text = printed.decode()
+    except UnicodeDecodeError:
+        if os.name != "nt":
+            raise
+        text = printed.decode(locale.getpreferredencoding(False))
+    return text.replace(os.linesep, "\n")
 
 
 def one_user(user_id: str) -> bytes:

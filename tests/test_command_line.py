@@ -16,7 +16,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import FORMAT, NAME, SCRIPT, Child, Project, line_of, lines_of, passed_on, says, sent
+from conftest import (
+    FORMAT,
+    NAME,
+    SCRIPT,
+    Child,
+    Project,
+    line_of,
+    lines_of,
+    passed_on,
+    posix,
+    says,
+    sent,
+)
 from sandbox import Fault, Request
 
 OPTIONS = ("filename", "--config", "--local", "--dry-run", "--check", "--notify", "--quiet")
@@ -155,7 +167,7 @@ def test_a_dry_run_into_a_pipe_that_closes_ends_quietly(project: Project) -> Non
     assert err == ""
 
 
-@pytest.mark.skipif(os.name == "nt", reason="takes a POSIX shell")
+@posix("takes a POSIX shell")
 @pytest.mark.parametrize(
     ("count", "output", "named"),
     [(2, ">/dev/full", "No space"), (20_000, ">/dev/full", "No space"), (2, ">&-", "no standard")],
@@ -497,7 +509,7 @@ class Watched(NamedTuple):
     screen: Screen
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+@posix("Windows has no pseudo-terminals")
 class TestOnATerminal:
     """The whole run with standard error on a pseudo-terminal."""
 

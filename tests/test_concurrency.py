@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
-from conftest import Project, Result, eventually
+from conftest import Project, Result, eventually, posix
 from sandbox import Fault, Request, Sandbox
 
 
@@ -277,7 +277,10 @@ def test_an_answer_that_cannot_be_read_holds_up_no_run(
     assert len(result.not_imported_rows()) == 41
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+SIGTERM = pytest.param(signal.SIGTERM, marks=posix("Windows has no way to send it"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, SIGTERM], ids=lambda number: number.name)
 def test_a_signal_keeps_the_law_among_troubles(
     project: Project, sandbox: Sandbox, number: signal.Signals
 ) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from conftest import NEWER, OLDER, Project, imported, lines_of, one_user, refusal
+from conftest import NEWER, OLDER, Project, imported, lines_of, one_user, posix, refusal
 
 
 def test_the_newest_is_told_by_the_time_in_its_name(project: Project) -> None:
@@ -102,7 +102,7 @@ def test_where_no_file_fits_an_example_is_named(project: Project, names: list[st
     assert imported(project) == ["example"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has none of them")
+@posix("Windows has none of them")
 def test_what_is_no_file_is_no_candidate(project: Project) -> None:
     """A loop of links, a pipe that nobody writes to, a device, a link that leads nowhere."""
     for month, target in enumerate(["/dev/zero", "gone", "users_2027-03-01T00-00-00.csv"], 1):
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_read_is_told_in_one_line(project: Project, kind: 
         (project.exports / name).symlink_to(name)
     elif kind == "not packed":
         name = project.write(one_user("u1"), name + ".gz").name
-    elif not Path("/proc/self/mem").exists():
+    elif os.name == "nt" or not Path("/proc/self/mem").exists():
         pytest.skip("takes Linux")
     else:
         name, named = "/proc/self/mem", "Input/output error"

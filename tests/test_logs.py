@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
-from conftest import NAME, Project, Result
+from conftest import NAME, Project, Result, posix
 from sandbox import Fault
 
 STAMP = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S* "
@@ -199,7 +199,7 @@ def test_headings_and_settings_cannot_forge_lines(project: Project) -> None:
     no_controls(result.err.rstrip("\n"))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@posix("Windows has no such names")
 def test_file_names_cannot_forge_lines(project: Project) -> None:
     """Neither the one that is skipped nor the one that is imported."""
     name = EVIL.replace("/", "")[-60:] + ".csv"
@@ -252,7 +252,7 @@ def no_umask() -> Iterator[None]:
     os.umask(before)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@posix("Windows has no such modes")
 @pytest.mark.usefixtures("no_umask")
 def test_what_the_program_makes_is_for_its_owner_alone(project: Project) -> None:
     """Folders on the way too, and whatever the umask; and it is where the settings say."""

@@ -8,7 +8,7 @@ import re
 import shutil
 
 import pytest
-from conftest import NAME, Project, Result
+from conftest import NAME, Project, Result, posix
 from sandbox import Fault, Request
 
 HEADING = "user_id,email,name\n"
@@ -101,10 +101,14 @@ def test_runs_in_one_second_do_not_share_a_file(project: Project) -> None:
     assert sorted(path.read_text() for path in result.not_imported) == contents
 
 
-@pytest.mark.parametrize("way", ["{kept}", "../not_imported/{kept.name}", "link/{kept.name}"])
+LINK = pytest.param("link/{kept.name}", marks=posix("Windows makes links for administrators"))
+
+
+@pytest.mark.parametrize("way", ["{kept}", "../not_imported/{kept.name}", LINK])
 def test_names_do_not_grow_from_round_to_round(project: Project, way: str) -> None:
     """However the folder is come to."""
-    (project.folder / "link").symlink_to("not_imported")
+    if way.startswith("link"):
+        (project.folder / "link").symlink_to("not_imported")
     project.write(HEADING + "bad\n")
     kept = project.run().not_imported[0]
     for _ in range(2):
@@ -221,12 +225,14 @@ def test_a_folder_that_cannot_be_made(project: Project) -> None:
     assert (result.status, result.counts()) == (1, (2, 0, 3)), result
     assert len(project.sandbox.requests) == 2
     (line,) = result.err.splitlines()
-    assert re.search("taken/here.*Not a directory", line)
+    taken = f"taken{os.sep}here"
+    assert taken in line
+    assert re.search("Not a directory|exists", line)
     assert "from line 4 on" in result.out
-    assert "taken/here" in result.error_log
+    assert taken in result.error_log
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows removes no file that is open")
+@posix("Windows removes no file that is open")
 def test_a_file_that_is_removed_during_the_run_is_told(project: Project) -> None:
     """And no path is named that isn't there."""
 

@@ -8,7 +8,7 @@ import socket
 from collections import Counter
 
 import pytest
-from conftest import NAME, Project, imported
+from conftest import NAME, Project, imported, posix
 from sandbox import Fault
 
 HOST = socket.gethostname()
@@ -159,6 +159,7 @@ def test_a_run_that_stops_is_red_with_the_reason(project: Project, case: str) ->
 #### How it is said
 
 
+@posix("Windows has no such names")
 def test_slack_is_sent_its_escapes_and_hipchat_plain_text(project: Project) -> None:
     project.write("user_id\nu1\n", "a & <b>.csv")
     project.run("a & <b>.csv")

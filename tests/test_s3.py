@@ -7,7 +7,6 @@ import csv
 import gzip
 import hashlib
 import logging
-import os
 import re
 import struct
 import time
@@ -28,7 +27,7 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from conftest import NAME, NEWER, Project, Result, imported, line_of, one_user, refusal
+from conftest import NAME, NEWER, Project, Result, imported, line_of, one_user, posix, refusal
 from moto.s3.models import S3Backend, s3_backends
 from moto.server import ThreadedMotoServer
 
@@ -198,7 +197,7 @@ PROFILES: dict[str, tuple[str, dict[str, str], dict[str, object], str]] = {
 }
 
 
-@pytest.mark.skipif(os.name == "nt", reason="takes a POSIX shell")
+@posix("takes a POSIX shell")
 @pytest.mark.parametrize(
     ("profile", "environment", "aws", "named"), PROFILES.values(), ids=PROFILES
 )

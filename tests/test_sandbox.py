@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import OWN_CONSOLE, send
 from sandbox import Fault, Sandbox
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("sandbox.py"))]
@@ -99,13 +101,14 @@ def test_a_fault_on_the_wire(sandbox: Sandbox, fault: Fault, begin: bytes, end: 
 
 def test_a_rehearsal_shows_what_arrives_until_it_is_interrupted() -> None:
     command, pipe = [*PROGRAM, "--serve"], subprocess.PIPE
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, text=True) as served:
+    how: Any = {"stdin": subprocess.DEVNULL, "stdout": pipe, "creationflags": OWN_CONSOLE}
+    with subprocess.Popen(command, text=True, **how) as served:
         assert served.stdout
         told = list(iter(served.stdout.readline, "# What arrives is shown below, until Ctrl-C.\n"))
         url = next(line.split()[2] for line in told if line.startswith("user_url"))
         ask(url.removesuffix("/users"), "POST /users 1.4", {"user_id": "\x1b[2J"})
         ask(url.removesuffix("/users"), "POST /contacts", {"name": "Ada"})
-        served.send_signal(signal.SIGINT)
+        send(served, signal.SIGINT)
         out, _ = served.communicate(timeout=30)
     assert served.returncode == 0
     assert out.splitlines() == [

@@ -10,7 +10,7 @@ from socketserver import StreamRequestHandler, TCPServer
 from threading import Thread
 
 import pytest
-from conftest import NAME, ROOT, Project, Result, sent
+from conftest import NAME, ROOT, Project, Result, posix, sent
 
 Sections = dict[str, dict[str, object]]
 
@@ -482,7 +482,7 @@ def test_a_broken_dot_env_shows_no_secret(project: Project, content: bytes, wher
     assert "secret" not in line
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has none of them")
+@posix("Windows has none of them")
 @pytest.mark.parametrize("name", [".env", "other.ini"])
 @pytest.mark.parametrize("kind", ["fifo", "device"])
 def test_what_is_no_file_is_not_read(project: Project, name: str, kind: str) -> None:
