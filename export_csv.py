@@ -151,10 +151,7 @@ FIELDS = {  # in the order in which they are sent: another one changes every dig
     "new_session": "boolean",
 }
 # Fields of Intercom's that are left alone, and no misspellings of those above.
-NOT_SENT = (
-    *("phone", "avatar", "owner_id", "role"),
-    *("external_id", "last_seen_at", "companies", "tags"),
-)
+UNSENT = ("phone", "avatar", "owner_id", "role", "external_id", "last_seen_at", "companies", "tags")
 IDENTITY = ("user_id", "email", "id")
 ALWAYS_SENT = ("new_session", "update_last_request_at")
 CONTACT_NAMES = {"user_id": "external_id", "last_request_at": "last_seen_at"}
@@ -674,7 +671,7 @@ def name_unknown(entries: Entries, problems: dict[str, str]) -> tuple[str, ...]:
         near = nearest(key, sections.get(section, ()), 1, 0.75 if section == "user" else 0.0)
         if section not in sections and not key:
             problems.setdefault(place, f"unknown section; write [{nearest(section, sections)}]?")
-        elif section == "user" and key and (key in NOT_SENT or not near):
+        elif section == "user" and key and (key in UNSENT or not near):
             discarded.append(place)
         elif section in sections and key:
             problems.setdefault(place, f"unknown key; write {near}?")
