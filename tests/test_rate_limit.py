@@ -119,32 +119,20 @@ def test_the_limit_is_used_up_and_not_more(project: Project, sandbox: Sandbox) -
 #### A limit that is shared
 
 
-class Neighbour(threading.Thread):
-    """Another program with the same token, which uses up each window while it is wanted."""
-
-    def __init__(self, sandbox: Sandbox, wanted: Callable[[], bool]) -> None:
-        super().__init__(daemon=True)
-        self.sandbox, self.wanted = sandbox, wanted
-
-    def run(self) -> None:
-        port = int(self.sandbox.url.rpartition(":")[2])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        headers = {
-            "Authorization": f"Bearer {self.sandbox.token}",
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-            "Intercom-Version": "1.4",
-        }
-        body = json.dumps({"user_id": "neighbour"})
-        while self.wanted():
-            status = 200
-            while status != 429:
-                connection.request("POST", "/users", body, headers)
-                with connection.getresponse() as answer:
-                    answer.read()
-                    status = answer.status
-            time.sleep(0.1)
-        connection.close()
+def use_up(sandbox: Sandbox, wanted: Callable[[], bool]) -> None:
+    """What another program with the same token does to each window, while it is wanted."""
+    connection = http.client.HTTPConnection(sandbox.url.removeprefix("http://"), timeout=30)
+    headers = {"Authorization": f"Bearer {sandbox.token}", "Intercom-Version": "1.4"}
+    headers |= dict.fromkeys(("Accept", "Content-Type"), "application/json")
+    while wanted():
+        status = 200
+        while status != 429:
+            connection.request("POST", "/users", json.dumps({"user_id": "neighbour"}), headers)
+            with connection.getresponse() as answer:
+                answer.read()
+                status = answer.status
+        time.sleep(0.1)
+    connection.close()
 
 
 def refused(sandbox: Sandbox) -> list[Request]:
@@ -161,8 +149,11 @@ def test_a_limit_that_others_use_up_is_waited_for(
     project.configure(intercom={"concurrency": concurrency})
     project.users(60)
     ended = threading.Event()
-    # It goes on until the run has met it.
-    neighbour = Neighbour(sandbox, lambda: not (ended.is_set() or refused(sandbox)))
+
+    def wanted() -> bool:
+        return not (ended.is_set() or refused(sandbox))
+
+    neighbour = threading.Thread(target=use_up, args=(sandbox, wanted), daemon=True)
     neighbour.start()
     try:
         result = project.start().wait(60)
