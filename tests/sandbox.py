@@ -247,10 +247,10 @@ def fits_name(character: str) -> bool:
     return character.isalnum() or character in "-_ " or unicodedata.category(character) == "Sc"
 
 
-def data_attribute(name: str, data_type: str, custom: bool, archived: bool) -> JsonObject:
+def data_attribute(name: str, data_type: str, custom: bool) -> JsonObject:
     full_name = f"custom_attributes.{name}" if custom else name
     one: JsonObject = {"type": "data_attribute", "model": "contact", "name": name, "label": name}
-    one |= {"full_name": full_name, "data_type": data_type, "custom": custom, "archived": archived}
+    one |= {"full_name": full_name, "data_type": data_type, "custom": custom, "archived": False}
     return {**one, "api_writable": True, "ui_writable": False, "messenger_writable": False}
 
 
@@ -604,16 +604,14 @@ class Sandbox:
         return Answer(200, dump(person))
 
     def _list_attributes(self, query: dict[str, str]) -> Answer:
-        """Archived ones are listed where include_archived asks for them."""
+        """Without archived ones, as include_archived isn't asked for."""
         model, data = query.get("model", "contact"), list[JsonObject]()
         if model not in ("contact", "company", "conversation"):
             raise Refusal("There is no such model")
-        custom = dict.fromkeys(sorted(self.archived_attributes), "string") | self.attributes
-        for own, attributes in (False, STANDARD_ATTRIBUTES), (True, custom):
+        for own, attributes in (False, STANDARD_ATTRIBUTES), (True, self.attributes):
             for name, data_type in attributes.items() if model == "contact" else ():
-                archived = own and name in self.archived_attributes
-                if not archived or query.get("include_archived") == "true":
-                    data.append(data_attribute(name, data_type, own, archived))
+                if not (own and name in self.archived_attributes):
+                    data.append(data_attribute(name, data_type, own))
         return Answer(200, dump({"type": "list", "data": data}))
 
     def _create_attribute(self, body: JsonObject) -> Answer:
@@ -629,7 +627,7 @@ class Sandbox:
             raise Refusal(ATTRIBUTE_EXISTS.format(name))
         self.attributes[name] = data_type
         made = {"id": next(self._ids), "admin_id": "1", "created_at": int(self.now())}
-        return Answer(200, dump(data_attribute(name, data_type, True, False) | made))
+        return Answer(200, dump(data_attribute(name, data_type, True) | made))
 
     # Slack, whose errors are words, and Hipchat's version 1
 

@@ -499,39 +499,31 @@ def tls(project: Project) -> Iterator[Sandbox]:
         yield sandbox
 
 
+BUNDLE, PROXY = "REQUESTS_CA_BUNDLE", "HTTPS_PROXY"
+# the host of user_url, the environment, and a word that tells
 NO_WAY = {
-    "missing certificates": ("REQUESTS_CA_BUNDLE", "/nowhere/certificates.pem"),
-    "no certificates": ("REQUESTS_CA_BUNDLE", __file__),
-    "no proxy": ("HTTPS_PROXY", "unheard-of://127.0.0.1:9"),
-    "no SOCKS": ("HTTPS_PROXY", "socks5://127.0.0.1:9"),
+    "missing certificates": ("127.0.0.1", {BUNDLE: "/nowhere/certificates.pem"}, BUNDLE),
+    "no certificates": ("127.0.0.1", {BUNDLE: __file__}, BUNDLE),
+    "no proxy": ("127.0.0.1", {PROXY: "unheard-of://127.0.0.1:9"}, PROXY),
+    "no SOCKS": ("127.0.0.1", {PROXY: "socks5://127.0.0.1:9"}, PROXY),
+    "an unknown certificate": ("127.0.0.1", {}, "CERTIFICATE_VERIFY_FAILED"),
+    "another name's": ("localhost", {BUNDLE: CERTIFICATE}, "localhost"),
 }
 
 
-@pytest.mark.usefixtures("tls")
-@pytest.mark.parametrize(("name", "value"), NO_WAY.values(), ids=NO_WAY)
-def test_what_can_never_connect_stops_the_run(project: Project, name: str, value: str) -> None:
-    project.users(3)
-    result = project.run(env={name: value})
-    assert (result.status, result.counts()) == (1, (0, 0, 3)), result
-    assert name in result.err
-    assert "retry" not in result.debug_log
-    assert unkept(result) == ["u1", "u2", "u3"]
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_an_unknown_certificate_or_one_for_another_name_stops_the_run(
-    project: Project, tls: Sandbox, host: str
-) -> None:
+@pytest.mark.parametrize("case", NO_WAY)
+def test_what_can_never_connect_stops_the_run(project: Project, tls: Sandbox, case: str) -> None:
+    """At the first try."""
+    host, environment, word = NO_WAY[case]
     project.configure(intercom={"user_url": tls.users_url.replace("127.0.0.1", host)})
     project.users(3)
-    known = {"REQUESTS_CA_BUNDLE": CERTIFICATE} if host == "localhost" else {}
-    result = project.run(env=known)
+    result = project.run(env=environment)
     assert (result.status, result.counts()) == (1, (0, 0, 3)), result
-    assert "certificate" in result.err.lower()
+    assert word in result.err
     assert "retry" not in result.debug_log
     assert unkept(result) == ["u1", "u2", "u3"]
     assert tls.requests == []
-    assert next(tls.connections) == 2  # so there was one
+    assert next(tls.connections) <= 2  # so there was one at most
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])

@@ -267,11 +267,3 @@ def test_a_notice_that_gets_through_is_not_sent_again(project: Project) -> None:
     statuses = [notice.status for notice in project.sandbox.notice_requests]
     assert statuses == [500, 500, 200, 200]
     assert len(project.sandbox.slack) == 2
-
-
-def test_slack_hears_what_hipchat_does_not(project: Project) -> None:
-    project.configure(hipchat={"api_key": "wrong"})
-    project.users(1)
-    assert project.run().status == 0
-    assert project.sandbox.hipchat == []
-    assert len(project.sandbox.slack) == 2
