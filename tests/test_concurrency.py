@@ -264,9 +264,7 @@ def test_whatever_raises_the_counts_hold(
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_an_answer_that_cannot_be_read_holds_up_no_run(
-    project: Project, sandbox: Sandbox, concurrency: int
-) -> None:
+def test_an_answer_that_cannot_be_read_holds_up_no_run(project: Project, concurrency: int) -> None:
     """Whether the user is in can't be known then, so the row is kept."""
     text = "import json\n\ndef loads(text):\n    raise MemoryError('odd')\n\njson.loads = loads\n"
     (project.folder / "sitecustomize.py").write_text(text)

@@ -186,9 +186,8 @@ def cases(draw: st.DrawFn) -> Case:
 def is_to_stop(rows: list[Row], is_named: bool = False) -> bool:
     """Whether a run with a file of these rows is to stop before the first user."""
     users = [row.user for row in rows if row.user]
-    most = max(
-        Counter(user.get("user_id", user.get("email")) for user in users).values(), default=0
-    )
+    named = Counter(user.get("user_id", user.get("email")) for user in users)
+    most = max(named.values(), default=0)
     wrong = sum(row.has_wrong_count for row in rows)
     right = sum("count" in user["custom_attributes"] for user in users)
     if len(rows) < 10:

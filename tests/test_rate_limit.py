@@ -253,18 +253,18 @@ def test_a_429_that_says_nothing_useful_is_tried_again(project: Project, sandbox
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("name", "value"),
     [
-        {"Retry-After": "99999999999"},
-        {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"},
-        {RESET: "99999999999"},
+        ("Retry-After", "9" * 11),
+        ("Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"),
+        (RESET, "9" * 11),
     ],
-    ids=str,
+    ids=["seconds", "date", "reset"],
 )
 def test_a_429_holds_a_run_up_for_five_minutes_at_most(
-    project: Project, sandbox: Sandbox, headers: dict[str, str]
+    project: Project, sandbox: Sandbox, name: str, value: str
 ) -> None:
-    sandbox.faults = [Fault(status=429, headers=headers)]
+    sandbox.faults = [Fault(status=429, headers={name: value})]
     project.users(2)
     child, logs = project.start(), project.folder / "logs"
     eventually(lambda: any("retry" in log.read_text() for log in logs.glob("*_error.log")))

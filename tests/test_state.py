@@ -153,10 +153,9 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize(("failure", "then"), FAILURES.values(), ids=FAILURES)
-def test_a_user_whose_update_failed_is_sent_again(
-    skipping: Project, sandbox: Sandbox, failure: Fault, then: str
-) -> None:
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_user_whose_update_failed_is_sent(skipping: Project, sandbox: Sandbox, case: str) -> None:
+    failure, then = FAILURES[case]
     skipping.configure(intercom={"retries": 0})
     assert imported(skipping, "u1,,Old").counts() == (1, 0, 0)
     sandbox.faults = [failure]
@@ -211,14 +210,12 @@ def test_another_row_of_the_same_user_makes_the_data_unknown(
     assert len(sandbox.users) == 1
 
 
+BY_EMAIL = ",a@example.com,Old"
+
+
 @pytest.mark.parametrize(
     ("first", "concurrency"),
-    [
-        (",a@example.com,Old", 1),
-        (",A@example.com,Old", 2),
-        (",a@example.com,Old", 8),
-        ("u1,a@example.com,Old", 8),
-    ],
+    [(BY_EMAIL, 1), (",A@example.com,Old", 2), (BY_EMAIL, 8), (f"u1{BY_EMAIL}", 8)],
 )
 def test_a_user_who_is_twice_in_the_file_ends_as_its_last_row(
     skipping: Project, sandbox: Sandbox, first: str, concurrency: int
