@@ -201,13 +201,14 @@ def test_rows_of_one_user_keep_their_order_where_the_run_stops(project: Project)
 
 
 def test_an_older_row_never_overwrites_a_newer_one_of_its_user(project: Project) -> None:
-    """One row used up its retries, the next one of this user would be accepted."""
+    """One row used up its retries; the next ones of this user, by whatever it is known, wait."""
     project.configure(intercom={"retries": 1})
-    project.write(HEADING + "u1,,Old\nu2,,Two\nu1,,New\n")
+    project.write(HEADING + "u1,,Old\nu2,,Two\nu1,one@example.com,Newer\n,one@example.com,New\n")
     project.sandbox.fault_for = lambda request: (
         Fault(status=503) if request.body["name"] == "Old" else None
     )
     first = project.run()
+    assert first.counts() == (1, 0, 3)
     project.sandbox.fault_for = None
     assert project.run("--local", first.not_imported[0]).status == 0
     assert names(project)["u1"] == "New"
