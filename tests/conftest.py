@@ -173,10 +173,11 @@ class Project:
 
     def start(self, *arguments: object, env: Mapping[str, str] | None = None) -> Child:
         """The program, started in the folder with only the environment that it needs."""
+        home = dict.fromkeys(("HOME", "USERPROFILE"), str(self.folder))
         process = subprocess.Popen(
             [sys.executable, self.script, "--config", self.config, *map(str, arguments)],
             cwd=self.folder,
-            env=passed_on() | {"HOME": str(self.folder)} | dict(env or {}),
+            env=passed_on() | home | dict(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -181,7 +181,7 @@ def test_check_says_that_a_run_would_work(project: Project) -> None:
     project.users(1)
     result = project.run("--check")
     assert (result.status, result.err) == (0, "")
-    for named in "config.ini", f"/{NAME}", "Intercom: ", "Hipchat: ", "Slack: ":
+    for named in "config.ini", os.sep + NAME, "Intercom: ", "Hipchat: ", "Slack: ":
         assert len(lines_with(result.out, named)) == 1, result.out
     assert [(one.method, one.path) for one in project.sandbox.requests] == [("GET", "/me")]
     assert project.sandbox.notice_requests == []

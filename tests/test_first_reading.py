@@ -416,7 +416,7 @@ def test_a_dry_runs_account_stays_short_whatever_the_file(project: Project) -> N
 
 def test_check_shows_a_value_of_each_mapped_field_and_what_would_be_sent(project: Project) -> None:
     path = mixed(project, name=hours_old(49))
-    result = project.run("--check")
+    result = project.run("--check", env={"PYTHONUTF8": "1"})  # a console shows every letter
     assert (result.status, result.err) == (1, "")
     says(result.out, re.escape(str(path)), r"\b(2 days|2 d|49 h)", "hipchat", "slack")
     for words in (
