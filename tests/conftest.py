@@ -184,11 +184,12 @@ class Project:
         self, *arguments: object, env: Mapping[str, str] | None = None, **streams: IO[bytes] | int
     ) -> Child:
         """The program, started in the folder with only the environment that it needs."""
+        home = dict.fromkeys(("HOME", "USERPROFILE"), str(self.folder))
         usual = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, self.script, "--config", self.config, *map(str, arguments)],
             cwd=self.folder,
-            env={**passed_on(), "HOME": str(self.folder), **(env or {})},
+            env={**passed_on(), **home, **(env or {})},
             creationflags=OWN_CONSOLE,
             **{**usual, **streams},  # type: ignore[call-overload]
         )

@@ -233,7 +233,7 @@ def test_check_says_that_a_run_would_work(project: Project) -> None:
     project.users(1)
     result = project.run("--check")
     assert (result.status, result.err) == (0, "")
-    for named in "config.ini", f"/{NAME}", "Intercom: ", "Hipchat: ", "Slack: ":
+    for named in "config.ini", os.sep + NAME, "Intercom: ", "Hipchat: ", "Slack: ":
         line_of(result.out, named)
     assert [(one.method, one.path) for one in project.sandbox.requests] == [("GET", "/me")]
     assert project.sandbox.notice_requests == []
@@ -249,7 +249,7 @@ def test_check_says_that_a_run_would_work(project: Project) -> None:
 def test_check_shows_a_value_of_each_mapped_field_and_what_would_be_sent(project: Project) -> None:
     written = datetime.now(timezone.utc) - timedelta(hours=49)
     path = mixed(project, name=f"{written:{FORMAT}}.csv")
-    result = project.run("--check")
+    result = project.run("--check", env={"PYTHONUTF8": "1"})  # a console shows every letter
     assert (result.status, result.err) == (1, "")
     says(result.out, re.escape(str(path)), r"\b(2 days|2 d|49 h)", "hipchat", "slack")
     for words in (

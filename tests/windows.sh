@@ -27,7 +27,7 @@ on_windows() {
     return "$(cat "$cache/status")"
 }
 no_bytecode=''
-trap 'WINEPREFIX="$cache/prefix" wineserver -k || true' EXIT
+trap 'WINEPREFIX="$cache/prefix" wineserver -k >/dev/null 2>&1 || true' EXIT
 trap 'exit 1' INT TERM HUP
 
 printf '== installing\n'
