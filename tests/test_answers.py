@@ -16,17 +16,13 @@ from shutil import which
 from typing import Any
 
 import pytest
-from conftest import Project, Result, eventually, imported
+from conftest import Project, Result, eventually, imported, lines_of
 from sandbox import Fault, Request, Sandbox
 
 import export_csv
 
 CONTACTS = "https://api.intercom.io/contacts"
 PAGE = b"<html><h1>Access\nblocked</h1></html>"
-
-
-def lines_of(log: str, *words: object) -> list[str]:
-    return [line for line in log.splitlines() if all(str(word) in line for word in words)]
 
 
 def unkept(result: Result) -> list[str]:

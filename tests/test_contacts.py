@@ -8,7 +8,7 @@ from dataclasses import replace
 from urllib.parse import unquote
 
 import pytest
-from conftest import Project, Result
+from conftest import Project, Result, lines_of
 from sandbox import Fault, Sandbox
 
 
@@ -22,10 +22,6 @@ def contacts(project: Project) -> Project:
 def sent(sandbox: Sandbox) -> list[str]:
     """What was asked of Intercom, as `POST /contacts 200`."""
     return [f"{one.method} {one.path} {one.status}" for one in sandbox.requests]
-
-
-def lines_of(log: str, *words: str) -> list[str]:
-    return [line for line in log.splitlines() if all(word in line for word in words)]
 
 
 #### From a row to a contact

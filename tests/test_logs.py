@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
-from conftest import NAME, Project, Result, posix
+from conftest import NAME, Project, Result, lines_of, posix
 from sandbox import Fault
 
 STAMP = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S* "
@@ -23,10 +23,6 @@ LEVEL = "DEBUG|INFO|WARNING|ERROR"
 
 def files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
-
-
-def lines_of(log: str, *words: str) -> list[str]:
-    return [line for line in log.splitlines() if all(word in line for word in words)]
 
 
 #### Two files a run
