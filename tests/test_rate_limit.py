@@ -85,10 +85,27 @@ def test_a_request_without_an_answer_may_have_been_counted() -> None:
     date = formatdate(1_800_000_000, usegmt=True)
     window = {LIMIT: "20", RESET: "1800000009", "Date": date}
     limit = RateLimit()
-    limit.learn(Answer(200, window | {LEFT: "2"}))
-    assert limit.opens(under_way=1) == 0
-    limit.learn(Answer(0, failure="no answer"))
+    limit.learn(Answer(200, window | {LEFT: "3"}))
+    for _ in range(2):
+        assert limit.opens(under_way=1) == 0
+        limit.learn(Answer(0, failure="no answer"))
     assert limit.opens(under_way=1) > time.monotonic() + 5
+
+
+@pytest.mark.parametrize("waits", [(90, 40), (40, 90)])
+def test_of_a_windows_answers_the_earliest_end_counts(waits: tuple[int, int]) -> None:
+    limit, window = RateLimit(), {LIMIT: "20", LEFT: "0", RESET: "1800000090"}
+    for wait in waits:
+        date = formatdate(1_800_000_090 - wait, usegmt=True)
+        limit.learn(Answer(200, window | {"Date": date}))
+    assert 30 < limit.opens(under_way=0) - time.monotonic() <= 40
+
+
+def test_a_429_holds_up_the_other_users_whatever_their_answers_say() -> None:
+    limit = RateLimit()
+    for answer in Answer(429, {"Retry-After": "9"}), Answer(200), Answer(429):
+        limit.learn(answer)
+    assert limit.opens(under_way=0) > time.monotonic() + 5
 
 
 def test_contacts_keep_the_limit_with_three_requests_a_user(
