@@ -424,6 +424,7 @@ def test_the_first_100_users_refused(
         assert unkept(result) == [f"u{n}" for n in range(1, 104)]
         assert CONTACTS in result.err
         assert "100" in result.err
+        assert "field id" not in result.err
     else:
         assert result.counts() == (4, 0, 99)
         assert "stopped" not in result.err

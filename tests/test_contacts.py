@@ -254,6 +254,9 @@ def test_an_answer_about_a_contact_is_one_between_two_users_without(
     contacts.configure(intercom={"retries": 0})
     contacts.users(4)
     assert contacts.run().counts() == (1, 0, 3)
+    lost.add("u4")
+    contacts.users(5)
+    assert contacts.run().counts() == (0, 0, 5)
 
 
 @pytest.mark.parametrize("then", [404, 409, 410])
@@ -298,6 +301,15 @@ def test_an_id_that_intercom_does_not_know_is_the_matter_of_its_row_alone(
     ]
     assert result.not_imported_rows()[1:] == [["c1", "u1", "Ada"]]
     assert str(status) in result.error_log
+
+
+@pytest.mark.parametrize("status", [405, 406])
+def test_what_is_said_of_an_ids_url_stops_no_run(
+    contacts: Project, sandbox: Sandbox, status: int
+) -> None:
+    sandbox.faults = [Fault(status=status)]
+    contacts.write("id,user_id\nc1,u1\n,u2\n")
+    assert contacts.run().counts() == (1, 0, 1)
 
 
 def test_a_conflict_of_a_row_with_an_id_is_about_another_contact(
