@@ -51,6 +51,7 @@ def raw_config(project: Project, text: str) -> None:
 #### What is wrong, and what to write
 
 HTTPS = "write .*https://"
+NO_TYPES = ["number", "int", "decimal", "double", "bool", "date", "datetime", "text", "str"]
 WRONG: dict[str, tuple[Sections, dict[str, str]]] = {
     "switches": (
         {
@@ -169,6 +170,7 @@ WRONG: dict[str, tuple[Sections, dict[str, str]]] = {
                 "price_$": "name",
                 "n" * 191: "name",
                 "age": "age : integr",
+                **{name: f"name : {name}" for name in NO_TYPES},
             }
         },
         {
@@ -176,6 +178,7 @@ WRONG: dict[str, tuple[Sections, dict[str, str]]] = {
             "[custom_attributes] price_$": "rename it",
             "[custom_attributes] " + "n" * 191: "rename it|190",
             "[custom_attributes] age": r"\bintegr\b.*write.*\binteger\b.*boolean",
+            **{f"[custom_attributes] {name}": f"unknown type {name}" for name in NO_TYPES},
         },
     ),
     "too many attributes": (
