@@ -151,6 +151,8 @@ def test_a_contact_that_exists_is_updated_unless_it_is_somebody_elses_or_archive
     result = contacts.run()
     left = rows if unarchive == "false" else rows[-2:]
     assert (result.status, result.counts()) == (1, (8 - len(left), 0, len(left))), result
+    kind = "an archived contact" if unarchive == "false" else "the e-mail of another contact"
+    assert f"\n{len(left)} x {kind}\n" in result.out
     assert len(sandbox.contacts) == 8
     for number, (before, row, asked) in enumerate(CONFLICTS, 1):
         own = [one for one in sandbox.requests if f"/c{number}" in one.path]
