@@ -379,6 +379,7 @@ def test_the_first_100_users_refused(project: Project, sandbox: Sandbox, status:
     assert unkept(result) == [f"u{n}" for n in range(1, 104)]
     assert CONTACTS in result.err
     assert "100" in result.err
+    assert "field id" not in result.err
 
 
 @pytest.mark.parametrize(

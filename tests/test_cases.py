@@ -198,6 +198,7 @@ def test_ids_of_their_own_under_id_stop_the_run(project: Project, where: str) ->
     assert (result.status, result.counts()) == (1, (0, 0, 120))
     assert len([request for request in project.sandbox.requests if request.upserts]) == 100
     assert re.search(r"\bid\b.*Intercom's", result.err)
+    assert ("want user_url = " in result.err) == (where == "users_url")
 
 
 #### What a server says instead of Intercom

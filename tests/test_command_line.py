@@ -399,6 +399,12 @@ def test_the_end_prints_one_summary_line(project: Project) -> None:
         assert is_summary(line, *counts), line
 
 
+def test_a_screen_that_lacks_a_letter_shows_its_escape(project: Project) -> None:
+    project.users(1, "é.csv")
+    result = project.run("é.csv", env={"PYTHONIOENCODING": "ascii"})
+    assert r"\xe9.csv: 1 added or updated" in result.out
+
+
 #### No traceback, whatever is amiss
 
 

@@ -128,6 +128,8 @@ def test_a_contact_is_updated_unless_it_is_somebody_elses_or_archived(
     result = contacts.run()
     left = rows if unarchive == "false" else rows[-2:]
     assert (result.status, result.counts()) == (1, (8 - len(left), 0, len(left))), result
+    kind = "an archived contact" if unarchive == "false" else "the e-mail of another contact"
+    assert f"\n{len(left)} x {kind}\n" in result.out
     assert len(sandbox.contacts) == 8
     for number, (before, row, asked) in enumerate(CONFLICTS, 1):
         own = [one for one in sandbox.requests if f"/c{number}" in one.path]
@@ -221,6 +223,9 @@ def test_an_archived_contact_is_an_answer_of_intercoms(contacts: Project, sandbo
     contacts.configure(intercom={"retries": 0})
     contacts.users(4)
     assert contacts.run().counts() == (1, 0, 3)
+    sandbox.faults_of["u4"] = Fault(status=503)
+    contacts.users(5)
+    assert contacts.run().counts() == (0, 0, 5)
 
 
 @pytest.mark.parametrize("then", [404, 409, 410])
@@ -255,6 +260,15 @@ def test_a_row_with_an_id_is_updated_straight_away_or_is_not_imported(
     assert sandbox.requests[1].body == {"external_id": "u2", "name": "Bob"}
     assert result.not_imported_rows()[1:] == [["c1", "u1", "Ada"]]
     assert str(status) in result.error_log
+
+
+@pytest.mark.parametrize("status", [405, 406])
+def test_what_is_said_of_an_ids_url_stops_no_run(
+    contacts: Project, sandbox: Sandbox, status: int
+) -> None:
+    sandbox.faults = [Fault(status=status)]
+    contacts.write("id,user_id\nc1,u1\n,u2\n")
+    assert contacts.run().counts() == (1, 0, 1)
 
 
 def test_a_conflict_of_a_row_with_an_id_fails_the_row(contacts: Project, sandbox: Sandbox) -> None:

@@ -180,7 +180,7 @@ def test_cells_cannot_forge_lines(project: Project) -> None:
     assert EVIL.strip() in project.sandbox.requests[0].body["user_id"]
     for log in result.debug_log, result.error_log:
         all_lines_are_our_own(log)
-        assert "evil" in log
+        assert r"user_id=evil\x01\x02" in log
     no_controls(result.out.replace("\n", "") + result.err.replace("\n", ""))
 
 

@@ -17,6 +17,8 @@ import pytest
 from conftest import Project, Result, eventually
 from sandbox import Fault, Request, Sandbox
 
+from export_csv import Answer, RateLimit
+
 LIMIT, LEFT, RESET = "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"
 SOON = 25  # seconds: far more than a run takes that waits for nothing, far less than one that does
 
@@ -78,6 +80,33 @@ def test_a_request_without_an_answer_is_counted(project: Project, sandbox: Sandb
     project.users(2)
     is_in(project.run(), sandbox, 2)
     assert sandbox.answers == {0: 1, 200: 2}
+
+
+def test_a_request_without_an_answer_may_have_been_counted() -> None:
+    date = formatdate(1_800_000_000, usegmt=True)
+    window = {LIMIT: "20", RESET: "1800000009", "Date": date}
+    limit = RateLimit()
+    limit.learn(Answer(200, window | {LEFT: "3"}))
+    for _ in range(2):
+        assert limit.opens(under_way=1) == 0
+        limit.learn(Answer(0, failure="no answer"))
+    assert limit.opens(under_way=1) > time.monotonic() + 5
+
+
+@pytest.mark.parametrize("waits", [(90, 40), (40, 90)])
+def test_of_a_windows_answers_the_earliest_end_counts(waits: tuple[int, int]) -> None:
+    limit, window = RateLimit(), {LIMIT: "20", LEFT: "0", RESET: "1800000090"}
+    for wait in waits:
+        date = formatdate(1_800_000_090 - wait, usegmt=True)
+        limit.learn(Answer(200, window | {"Date": date}))
+    assert 30 < limit.opens(under_way=0) - time.monotonic() <= 40
+
+
+def test_a_429_holds_up_the_other_users_whatever_their_answers_say() -> None:
+    limit = RateLimit()
+    for answer in Answer(429, {"Retry-After": "9"}), Answer(200), Answer(429):
+        limit.learn(answer)
+    assert limit.opens(under_way=0) > time.monotonic() + 5
 
 
 def test_three_requests_for_a_contact_keep_the_limit(project: Project, sandbox: Sandbox) -> None:

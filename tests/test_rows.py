@@ -131,6 +131,16 @@ def test_text_in_single_quotes_is_a_constant(project: Project) -> None:
     assert users == [{"user_id": "u1", **same}, {"user_id": "u2", **same}]
 
 
+def test_a_blank_cell_is_not_filled_by_the_row_before(project: Project) -> None:
+    project.configure(user={"user_id": "user_id", "name": "name", "new_session": "'yes'"})
+    project.configure(custom_attributes={"plan": "plan", "source": "'csv'"})
+    project.write("user_id,name,plan\nu1,Ada,gold\nu2,,\n")
+    ada, other = project.run("--dry-run").dry_users()
+    assert (ada["name"], ada["custom_attributes"]) == ("Ada", {"plan": "gold", "source": "csv"})
+    same = {"new_session": True, "custom_attributes": {"source": "csv"}}
+    assert other == {"user_id": "u2", **same}
+
+
 def test_a_huge_wrong_cell_does_not_fill_the_log(project: Project) -> None:
     project.configure(custom_attributes={"count": "count : integer"})
     project.write(f"user_id,count\nu1,{'9' * 100_000}\nu2,5\n")
@@ -203,6 +213,12 @@ def test_each_delimiter_parts_the_cells(project: Project, setting: str, characte
     result = project.run()
     assert result.counts() == (2, 0, 0), result
     assert [user["name"] for user in sent(project)] == ["a, b", f"a{character}b"]
+
+
+def test_a_blank_that_parts_the_cells_is_not_skipped(project: Project) -> None:
+    project.configure(csv={"delimiter": '" "'})
+    project.write("user_id email name\nu1  Ada\n")
+    assert project.run("--dry-run").dry_users() == [{"user_id": "u1", "name": "Ada"}]
 
 
 @pytest.mark.parametrize(

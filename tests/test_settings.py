@@ -43,6 +43,7 @@ def refused_for(project: Project, expected: dict[str, str]) -> list[str]:
 
 HTTPS, TRUE_OR_FALSE = "write .*https://", "write true or false"
 KEYS_OR_NONE = "is blank.*both keys, or none"
+NO_TYPES = ("number", "int", "decimal", "double", "bool", "date", "datetime", "text", "str")
 # what is written into config.ini, and what is said of it; or the place, and what is said of that
 WRONG: dict[str, list[tuple[str, str]]] = {
     "switches": [
@@ -152,6 +153,10 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("[custom_attributes] a.b = name", "rename it"),
         ("[custom_attributes] price_$ = name", "rename it"),
         (f"[custom_attributes] {'n' * 191} = name", "rename it|190"),
+        *(
+            (f"[custom_attributes] {word} = x : {word}", f"unknown type {word}")
+            for word in NO_TYPES
+        ),
         ("[custom_attributes] age = age : integr", r"\bintegr\b.*write.*\binteger\b.*boolean"),
     ],
     "too many attributes": [

@@ -165,6 +165,16 @@ def test_a_user_whose_update_failed_is_sent(skipping: Project, sandbox: Sandbox,
     assert name_of(sandbox, "u1") == then
 
 
+def test_a_404_stops_the_run_though_its_user_is_remembered(
+    skipping: Project, sandbox: Sandbox
+) -> None:
+    """It is about user_url, as only contacts are asked for by the id that Intercom told."""
+    assert imported(skipping, "u1,,Old", "u2,,Old").counts() == (2, 0, 0)
+    sandbox.faults = [Fault(status=404)]
+    assert imported(skipping, "u1,,New", "u2,,New").counts() == (0, 0, 2)
+    assert len(sandbox.requests) == 3
+
+
 @pytest.mark.parametrize("then", ["New", "Old"])
 def test_a_user_whose_update_was_under_way_at_a_kill_is_sent_again(
     skipping: Project, sandbox: Sandbox, then: str
