@@ -171,6 +171,7 @@ def test_a_run_that_stops_keeps_all_that_it_did_not_come_to(project: Project) ->
     result = project.run()
     assert result.status == 1, result
     assert result.counts() == (2, 0, 5)
+    assert re.findall(r"(?m)^(\d+) x", result.out) == ["1"]
     assert content(result).decode() == HEADING + "u2,,N2\nu3,,N3\nu4,,N4\nbad\n,,Nobody\n"
 
 
@@ -269,6 +270,7 @@ def test_an_older_row_never_overwrites_a_newer_one_of_its_user(project: Project)
         Fault(status=503) if request.body["name"] == "Old" else None
     )
     first = project.run()
+    assert first.counts() == (1, 0, 2)
     assert "line 4 user_id=u1: not imported: an earlier row" in first.error_log
     project.sandbox.fault_for = None
     assert project.run("--local", first.not_imported[0]).status == 0
