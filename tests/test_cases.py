@@ -43,6 +43,7 @@ RIGHT: dict[str, tuple[Any, ...]] = {
     # react-csv#181
     "invisible-ends": (H + "u1\u200b,a@x.eu\u200b,Ada\nu2,\u202ab@x.eu\u202c,Bo\n", 0, ADA, BO),
     "invisible-starts": (H + "\ufeffu1,a@x.eu,Ada\nu2\xad,b@x.eu,Bo\n", 0, ADA, BO),
+    "glued-in-quotes": (H + MARK + '"u1","a@x.eu","Ada"\n', 0, ADA),
     "invisible-digits": (H + "0012\u200b,,E\n\x1f0013,,F\n", 0, "0012 - E", "0013 - F"),
     "invisible-others": (H + "\u2060u1\u200e,\u2066a@x.eu\u2069,\xa0Ada\u3000\n", 0, ADA),
     "invisible-alone": (H + "\u200f\u200d,b@x.eu,Bo\n", 0, "-" + BO[2:]),

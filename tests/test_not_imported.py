@@ -135,6 +135,7 @@ def test_a_run_that_stops_keeps_all_that_it_did_not_come_to(project: Project) ->
     project.sandbox.faults_of = {"u2": Fault(status=401)}
     result = project.run()
     assert (result.status, result.counts()) == (1, (2, 0, 5)), result
+    assert re.findall(r"(?m)^(\d+) x", result.out) == ["1"]
     assert content(result).decode() == HEADING + "u2,,N2\nu3,,N3\nu4,,N4\nbad\n,,Nobody\n"
 
 
