@@ -1011,6 +1011,8 @@ class Sheet:
     headings: list[str] = field(default_factory=list)  # normal ones
     heading_row: str = ""  # as it stands in the file; none where [csv] headings are used
     columns: list[Source] = field(default_factory=list)  # those that have a column
+    # The same as tuples, as no loop is run through as often as the one over them.
+    flat_columns: list[tuple[int, str, Any, bool, Source]] = field(default_factory=list)
     constants: User = field(default_factory=dict)
     blanks: frozenset[str] = frozenset()
 
@@ -1090,9 +1092,9 @@ def read_rows(sheet: Sheet) -> Iterator[Row]:
         record = lines[0] if len(lines) == 1 else "".join(lines)
         if not record.isascii() and SURROGATE.search(record):
             problem = f"it holds bytes that are not {sheet.stream.encoding}; see [csv] encoding"
-        # Its cells; as nearly always, no spreadsheet has guarded one.
-        is_plain = '="' not in record
-        cells = [cell.strip(BLANKS) if is_plain else clean(cell) for cell in cells]
+        # Its cells: as nearly always, there are but blanks to take off, in ASCII those of strip.
+        blanks, is_plain = None if record.isascii() else BLANKS, '="' not in record
+        cells = [cell.strip(blanks) if is_plain else clean(cell) for cell in cells]
         if problem or not (cells in ([], [""]) or sheet.is_heading(cells)):
             yield Row(number, record, cells, problem)
         number += len(lines)
@@ -1156,6 +1158,7 @@ def map_columns(sheet: Sheet, file: CsvFile, settings: Settings) -> None:
     if problems:
         raise StopRun(f"{file.name}: the headings don't fit the settings: {'; '.join(problems)}")
     sheet.columns = [replace(source, column=headings.index(source.text)) for source in mapped]
+    sheet.flat_columns = [(s.column, s.name, s.convert, s.is_attribute, s) for s in sheet.columns]
 
 
 def find_headings(file: CsvFile, settings: Settings, wanted: set[str]) -> str:
@@ -1190,11 +1193,11 @@ def to_user(row: Row, sheet: Sheet) -> tuple[User, list[tuple[Source, str, str]]
         check_width(cells, sheet)
     user, wrong = sheet.constants.copy(), []
     attributes: User = user.pop("custom_attributes", {}).copy()
-    for source in sheet.columns:
-        cell = cells[source.column]
+    for column, name, convert, is_attribute, source in sheet.flat_columns:
+        cell = cells[column]
         if cell not in sheet.blanks:
             try:
-                (attributes if source.is_attribute else user)[source.name] = source.convert(cell)
+                (attributes if is_attribute else user)[name] = convert(cell)
             except ValueError as error:
                 wrong.append((source, cell, str(error)))
     if user.keys().isdisjoint(IDENTITY):
@@ -1881,13 +1884,17 @@ def create(folder: str | Path, name: str, ending: str, **how: Any) -> TextIO:
     raise AssertionError
 
 
+@lru_cache(1)
+def local_time(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
+
+
 class SafeFormatter(logging.Formatter):
     """A line for each record, whatever its text holds; the lines of a traceback are marked."""
 
-    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03d"
-
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{self.formatTime(record)} {record.levelname} {redact(record.getMessage())}"
+        moment = f"{local_time(int(record.created))}.{int(record.msecs):03}"
+        line = f"{moment} {record.levelname} {redact(record.getMessage())}"
         trace = self.formatException(record.exc_info).split("\n") if record.exc_info else []
         return "\n".join([line, *(f"    | {redact(part)}" for part in trace)])
 
