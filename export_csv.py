@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__":  # until users are sent, Ctrl-C has nothing to wait for
+if __name__ == "__main__":  # until a run begins, Ctrl-C has nothing to wait for
     CTRL_C = b"export_csv.py: ended by Ctrl-C\n"
     signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, CTRL_C) and 130))
 
@@ -137,7 +137,7 @@ def counted(count: int, word: str) -> str:
 Value = str | int | float | bool
 User = dict[str, Any]
 MAX_ATTRIBUTES, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTE_TEXT = 250, 190, 255
-FIELDS = {  # in the order in which they are sent: another one changes every digest
+FIELDS = {  # columns are sent in this order: another one changes every digest
     "user_id": "string",
     "email": "string",
     "id": "string",
@@ -307,12 +307,11 @@ def to_seconds(cell: str) -> int:
 
 
 class CellType(NamedTuple):
-    """What a column's cells can be: what converts one, by which of Intercom's types for attributes
-    it is taken (the first is the one to make), and advice where a column has none of it."""
+    """What config.ini can say that a column's cells are."""
 
-    convert: Callable[..., Value]
-    taken_by: tuple[str, ...]
-    advice: str
+    convert: Callable[..., Value]  # is given decimal, zone and form, and takes what it needs
+    taken_by: tuple[str, ...]  # types of Intercom's attributes; the first is the one to make
+    advice: str  # for a column without such a cell
 
 
 TYPES = {
@@ -383,7 +382,7 @@ class Settings(NamedTuple):
     intercom_access_token: str = ""
     intercom_user_url: str = "https://api.intercom.io/users"
     intercom_api_version: str = ""
-    intercom_timeout: float = 30.0  # the wait between two tries; a socket's is CONNECT_TIMEOUT
+    intercom_timeout: float = 30.0  # between two tries; no socket's
     intercom_retries: int = 50
     intercom_concurrency: int = 1
     intercom_skip_unchanged: bool = False
@@ -404,8 +403,8 @@ class Settings(NamedTuple):
     log_use_logs: bool = True
     log_folder: str = "logs"
     log_keep_days: float = math.inf
-    # What follows has no underscore: it is made of several keys.
-    zone: tzinfo = timezone.utc
+    # What follows is no key of its own, and so has no underscore.
+    zone: tzinfo = timezone.utc  # of csv_timezone
     sources: tuple[Source, ...] = ()  # of [user] and [custom_attributes]
     discarded: tuple[str, ...] = ()  # places in [user] of what is not among the fields sent
 
@@ -1163,10 +1162,10 @@ def map_columns(sheet: Sheet, file: CsvFile, settings: Settings) -> None:
 
 def find_headings(file: CsvFile, settings: Settings, wanted: set[str]) -> str:
     """Where else in the file's first lines the headings stand, and what to do about it."""
-    text, _ = open_text(file, settings)
+    stream, _ = open_text(file, settings)
     own, head = settings.csv_delimiter, list[str]()
     with contextlib.suppress(*READ_ERRORS):  # it may be damaged as well
-        head.extend(itertools.islice(iter(partial(text.readline, LONGEST), ""), 20))
+        head.extend(itertools.islice(iter(partial(stream.readline, LONGEST), ""), 20))
     for number, line in enumerate(head, 1):
         for name in (own, ",", ";", "tab", "|"):
             delimiter = "\t" if name == "tab" else name
@@ -1669,7 +1668,7 @@ class Intercom(Server):
         retries: Iterator[int] | None = None,
     ) -> Answer:
         """The first answer that is a user, or `holds` this key, or that no retry betters; or the
-        last one.
+        last one; where the run stops first, one with status 0 that says so.
 
         Each request waits for its turn by Intercom's limit. `retries` counts on where a user takes
         several requests.
@@ -1990,10 +1989,9 @@ def notify(
     return all_took_it
 
 
-#### What becomes of each row
+#### A run, and what stops it
 
 LAST_REQUEST = "stopping after the request under way; once more ends it at once, with rows lost"
-KINDS_SHOWN = 10  # of reasons, in the screen's and the notices' lines
 
 
 @dataclass
@@ -2040,6 +2038,11 @@ class Run:
         if self.signum and not self.reason:
             self.stop(f"{signal.Signals(self.signum).name} ended it")
         return bool(self.reason)
+
+
+#### What becomes of each row
+
+KINDS_SHOWN = 10  # of reasons, in the screen's and the notices' lines
 
 
 class KeptRows:
@@ -2111,7 +2114,7 @@ class Ledger:
 
     def keep(self, row: Row, reason: RowError | Answer | None, job: Job | None = None) -> None:
         """Count and keep a row that is not imported, and log the reason; None for the rows that a
-        run which stopped didn't come to, of which one line speaks for all."""
+        run which stopped didn't come to: of these, one line speaks for all."""
         self.not_imported += 1
         if reason:
             log.error("%s: not imported: %s", job or f"line {row.line}", reason)
@@ -2151,8 +2154,9 @@ class Traffic:
     busy: set[str] = field(default_factory=set)  # their identities
     given_up: int = 0  # users in a row that used up their retries
     settled: int = 0  # users
-    all_refused: bool = True  # of those
-    unsafe: set[str] = field(default_factory=set)  # identities of users that used up their retries
+    all_refused: bool = True  # whether all of those were
+    # Identities of users with a row that used up its retries, or that waits for such a one.
+    unsafe: set[str] = field(default_factory=set)
 
 
 def make_jobs(rows: Iterable[Row], sheet: Sheet, ledger: Ledger) -> Iterator[Job]:
@@ -2174,7 +2178,7 @@ def admit(job: Job, traffic: Traffic, settings: Settings) -> bool:
     """Whether the job is to be sent; otherwise it is counted here."""
     ledger, sent = traffic.ledger, traffic.sent
     if traffic.unsafe and not traffic.unsafe.isdisjoint(job.identities):
-        # The earlier row, imported once the trouble is over, would undo this one.
+        # The earlier row, imported later on, would undo this one; and this one what follows it.
         traffic.unsafe.update(job.identities)
         ledger.keep(job.row, RowError("an earlier row of this user was not imported"), job)
         return False
@@ -2343,6 +2347,7 @@ def settle(job: Job, answer: Answer | Exception, traffic: Traffic, run: Run) -> 
     has_given_up = meaning == "retry" and not run.reason  # a run that stops hasn't tried it all
     traffic.given_up = traffic.given_up + 1 if has_given_up else 0
     traffic.unsafe.update(job.identities if has_given_up else ())
+    # By id, 405 and 406 come of an id that makes another URL, which is one row's fault alone.
     is_refused = answer.status in (400, 422) or (by_id and answer.status == 404)
     traffic.all_refused = traffic.all_refused and is_refused
     if meaning == "stop":
@@ -2391,6 +2396,7 @@ def outcome_of(run: Run) -> Outcome:
         lines += [*wrong, *kinds, *ledger.whereabouts()]
     if run.error_log and (reason or wrong):
         lines.append(f"the reasons: {run.error_log}")
+    # A signal after the last row has ended nothing.
     status = 128 + run.signum if run.signum and run.reason else INCOMPLETE if reason else COMPLETE
     what = f"Import of {found.file.name if found else 'users'} to Intercom"
     headline = f"{what} {'stopped' if run.reason else 'ended'} on {socket.gethostname()}"
@@ -2582,7 +2588,7 @@ def check_lines(run: Run) -> Iterator[tuple[int, str]]:
     yield from ((WRONG, line) for line in run.problem_lines())
     if not run.problems:
         yield FINE, f"{run.config.name}: is right"
-    # The credentials are what is still missing at first.
+    # The file can be looked at without credentials, which are what is still missing at first.
     if run.problems.keys() <= {f"[intercom] {key}" for key in CREDENTIALS}:
         yield from check_file(run)
     if not run.problems:
