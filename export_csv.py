@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Add or update the users of a CSV file in Intercom, one request a user.
+"""Create or update Intercom users from a CSV file, one request per user.
 
-Run by hand or by cron; every setting stands in config.ini and is explained there. The chapters
-follow a run, down to `main` at the end: read it from top to bottom.
+Run it by hand or from cron. All settings are in config.ini and documented there. The code follows
+the order of a run, from reading the settings to the summary; `main` is at the end.
 """
 
 from __future__ import annotations
@@ -10,13 +10,29 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 
-if __name__ == "__main__":  # until a run begins, Ctrl-C has nothing to wait for
-    CTRL_C = b"export_csv.py: ended by Ctrl-C\n"
-    signal.signal(signal.SIGINT, lambda *_: os._exit(os.write(2, CTRL_C) and 130))
+if __name__ == "__main__":
+
+    def exit_at_once(signum: int, frame: object) -> None:
+        """Exit: until an import begins, there is nothing to wait for and nothing to save."""
+        try:
+            # None: standard error was closed, and another file may have descriptor 2 by now.
+            if sys.stderr:
+                os.write(2, b"export_csv.py: interrupted\n")
+        finally:
+            os._exit(128 + signum)
+
+    # Libraries' warnings are for developers, and PYTHONWARNINGS=error would make them fatal.
+    warnings.simplefilter("ignore")
+    # Importing the packages below takes a while, during which Ctrl-C would print a traceback.
+    # If the parent process ignores the signal (nohup, background jobs), it stays ignored.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, exit_at_once)
 
 import argparse
 import base64
+import calendar
 import codecs
 import contextlib
 import csv
@@ -25,6 +41,7 @@ import email.utils
 import errno
 import gzip
 import hashlib
+import html
 import http.client
 import io
 import itertools
@@ -33,9 +50,11 @@ import logging
 import math
 import queue
 import re
+import select
 import shutil
 import socket
 import sqlite3
+import ssl
 import stat
 import tempfile
 import threading
@@ -43,104 +62,366 @@ import time
 import unicodedata
 import urllib.request
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent import futures
-from dataclasses import dataclass, field, replace
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta, timezone, tzinfo
+from enum import Enum, IntEnum, auto
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TextIO
-from urllib.parse import quote, quote_plus, unquote, urlencode, urlsplit
+from typing import (
+    IO,
+    Any,
+    AnyStr,
+    BinaryIO,
+    ClassVar,
+    NamedTuple,
+    NoReturn,
+    TextIO,
+    TypeGuard,
+)
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
-INSTALL = "run `sh installboto.sh` (Windows: installboto.bat), then start it with .venv's python"
+INSTALL_HINT = (
+    "run `sh installboto.sh` (Windows: installboto.bat), then use .venv/bin/python"
+)
 try:
+    import dotenv
     import dotenv.parser
+    import requests
     import requests.adapters
-    import urllib3.connection
+    import urllib3
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.exceptions import NewConnectionError
+    from urllib3.util import SKIP_HEADER
+    from urllib3.util.connection import create_connection
+    from urllib3.util.ssl_match_hostname import CertificateError
 except ImportError as error:
-    sys.exit(f"export_csv.py: the package {error.name} is missing: {INSTALL}")
+    sys.exit(f"export_csv.py: the package {error.name} is missing; {INSTALL_HINT}")
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
-VERSION = "1.1.0"
-# Exit statuses; a run that a signal ended has 128 + its number.
-COMPLETE, INCOMPLETE, WRONG_SETTINGS, UNDER_WAY = 0, 1, 2, 3
-POLL = 0.1  # seconds between two looks for a signal, or at what a thread is doing
-STOPPED = "the run stopped"
+VERSION = "1.2.0"
+POLL_INTERVAL = 0.1  # seconds between checks for a signal
+RUN_STOPPED = "run stopped"
+# Seconds within which all requests for users in flight have to finish once the run stops.
+STOP_GRACE_PERIOD = 120
+SECOND_CTRL_C_DELAY = 1  # seconds after which a second Ctrl-C is deliberate
 log = logging.getLogger("export_csv")
 
 
-class StopRun(Exception):
-    """What ends the run: its text says why, and where it can, what to do."""
+class ExitStatus(IntEnum):
+    """Exit statuses of the program. A run ended by a signal exits with 128 + its number."""
+
+    OK = 0  # every row was accepted or is unchanged
+    INCOMPLETE = 1  # the run stopped, or some rows were not imported
+    CONFIG_ERROR = 2  # invalid arguments or settings; nothing was sent
+    ALREADY_RUNNING = 3  # another run with the same config file is in progress
 
 
-class RowError(Exception):
-    """Why one row can't be imported: a kind, which many rows may share, and this row's detail."""
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(detail or kind)
-        self.kind = kind
+class RunAborted(Exception):
+    """Ends the run. The message says why and, if possible, how to fix it."""
 
 
-#### What may be seen
+class RowRejected(Exception):
+    """One row can't be imported.
 
-secrets: list[str] = []  # in each form in which they may turn up
+    `category` groups rows in the summary and in notices; the message is specific to this row.
+    """
+
+    def __init__(self, category: str, message: str = "") -> None:
+        super().__init__(message or category)
+        self.category = category
 
 
-def mask(secret: str) -> None:
-    """Never show `secret` again: as it is, escaped, percent-encoded or in base64."""
-    for text in {secret, re.sub(r"^\w+://[^/]*", "", secret)}:  # of a URL, its path as well
-        as_json, encoded = json.dumps(text)[1:-1], base64.b64encode(text.encode()).decode()
-        forms = {text, as_json, as_json.replace("/", "\\/"), repr(text)[1:-1], encoded}
-        forms |= {quote(text), quote(text, ""), quote_plus(text)}
-        secrets.extend(forms - {"", "/"})
-    secrets.sort(key=len, reverse=True)
+class StopSignal:
+    """Records why and since when the run has to stop: on request, or because of a signal.
+
+    The signal handler only sets attributes. An exception raised in it could appear anywhere, even
+    while Python shuts down, and a repeated SIGTERM (`timeout` and process managers send two) would
+    lose rows.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""  # the first one wins
+        self.signum = 0  # of the first signal
+        self.is_signal_cause = False  # True if no other reason came first
+        self.is_over = False  # every row is done, so a signal no longer matters
+        self.since = math.inf  # time.monotonic()
+        self.first_ctrl_c = math.inf  # time.monotonic()
+
+    def request(self, reason: str | Exception) -> None:
+        """Ask the run to stop."""
+        if isinstance(reason, Exception) and not isinstance(reason, RunAborted):
+            reason = f"{describe_unexpected(reason)}; see the debug log"
+        log.debug("stopping: %s", reason)
+        self.reason = self.reason or str(reason)
+        self.since = min(self.since, time.monotonic())
+
+    def add_reason(self, reason: str) -> None:
+        """Add a reason for a failure that occurs while the run is stopping."""
+        if self.reason:
+            reason = f"{self.reason}; {reason}"
+        self.reason = reason
+
+    def is_set(self) -> bool:
+        return bool(self.signum or self.reason)
+
+    def deadline(self) -> float:
+        """Return the deadline for requests for users in flight, or inf if there is none."""
+        return self.since + STOP_GRACE_PERIOD
+
+    def describe(self) -> str:
+        """Return the reason, or "" if the run was not stopped."""
+        if not self.was_signaled():
+            return self.reason
+        text = f"stopped by {signal.Signals(self.signum).name}"
+        if self.signum == signal.SIGINT:
+            text = "interrupted"
+        return f"{text}; {self.reason}" if self.reason else text
+
+    def was_signaled(self) -> bool:
+        """Return whether a signal stopped the run before every row was done."""
+        return self.is_signal_cause and not self.is_over
+
+    def on_signal(self, signum: int, frame: object) -> None:
+        """Record a signal; only a second Ctrl-C, a second or more later, exits at once.
+
+        Terminals and process managers send a signal twice within milliseconds: to the process and
+        to its group. The second one must not keep the run from saving the remaining rows.
+        """
+        now = time.monotonic()
+        if signum == signal.SIGINT:
+            # Measured from the first Ctrl-C, not from when the run stopped: a terminal may send
+            # two even if a 401 or SIGTERM stopped the run long before.
+            if now - self.first_ctrl_c >= SECOND_CTRL_C_DELAY:
+                abort_at_once()
+            self.first_ctrl_c = min(self.first_ctrl_c, now)
+        if not self.signum:
+            self.signum = signum
+            self.is_signal_cause = not self.reason
+        self.since = min(self.since, now)
+
+    def catch_signals(self) -> None:
+        """Handle the signals that end a program, except those that the parent process ignores."""
+        # SIGHUP doesn't exist on Windows, and SIGBREAK (Ctrl-Break) only there.
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self.on_signal)
+
+
+def abort_at_once() -> None:
+    """Exit without saving anything else, after a second Ctrl-C."""
+    message = b"\nexport_csv.py: aborted; remaining rows are only in the input file\n"
+    if sys.stderr:
+        with contextlib.suppress(OSError, ValueError):
+            # If nothing reads from the pipe, a write to it could block forever.
+            if os.name == "nt" or select.select([], [2], [], 0)[1]:
+                os.write(2, message)
+    os._exit(128 + signal.SIGINT)
+
+
+def pluralize(count: int, word: str) -> str:
+    """Return the count and the word, such as "1 row" or "2,000 rows"."""
+    plural = "" if count == 1 else "s"
+    return f"{count:,} {word}{plural}"
+
+
+#### Secrets and redaction
+
+MASK = "***"
+# A secret of letters or digits alone, or a very short one, may be part of an ordinary sentence. If
+# the token is `1`, masking it everywhere would turn a count into "*** not imported".
+MIN_WORD_SECRET_LENGTH = 16
+MIN_MIXED_SECRET_LENGTH = 6
+MIN_BASE64_LENGTH = (
+    8  # shorter parts of an encoded secret reveal nothing, and match by chance
+)
+# What precedes an everyday word that is used as a secret: `Bearer wrong`, `"api_key": "wrong"`,
+# `?auth_token=wrong`.
+CREDENTIAL_CONTEXT = (
+    r"(?:bearer|basic)\s+"
+    r"|(?:key|token|secret|password)\\*['\"]?\s*[:=]\s*\\*['\"]?"
+    r"|[?&][\w.-]+="
+)
+ENCODING_SIGNS = ("%", "&", "\\", "+")  # every encoded secret contains one of these
+URL_CREDENTIALS = re.compile(r"://[^/\s@]*@")
+
+
+class SecretMask:
+    """Masks the registered secrets in a text, in whatever encoding they appear.
+
+    The program never prints a secret on purpose. But exception messages contain URLs, and a server
+    may echo what it was sent, escaped as JSON, HTML, a URL or base64.
+    """
+
+    def __init__(self) -> None:
+        # Whole secrets, and the longest first: one may be a part of another.
+        self.secrets: list[str] = []
+        self.words: list[str] = []  # masked only where they are used as secrets
+        self.patterns: SecretPatterns | None = None
+
+    def add(self, secret: str) -> None:
+        """Add a secret; a blank one is ignored."""
+        if not secret:
+            return
+        if is_everyday_word(secret):
+            encoded = base64.b64encode(secret.encode(errors="replace")).decode()
+            self.words = longest_first({*self.words, secret, encoded})
+        else:
+            self.secrets = longest_first({*self.secrets, secret, *base64_forms(secret)})
+        self.patterns = None
+
+    def apply(self, text: str) -> str:
+        """Return the text without the secrets."""
+        # Nearly all texts are log lines without any secret, so the fast test comes first.
+        for secret in self.secrets:
+            if secret in text:
+                text = text.replace(secret, MASK)
+        if self.patterns is None:
+            self.patterns = SecretPatterns(self.secrets, self.words)
+        if self.secrets and any(sign in text for sign in ENCODING_SIGNS):
+            text = self.patterns.encoded.sub(MASK, text)
+        if any(word in text for word in self.words):
+            text = self.patterns.words.sub(rf"\1\2{MASK}", text)
+        return text
+
+
+class SecretPatterns:
+    """The regular expressions for a set of secrets, compiled when they are first needed."""
+
+    def __init__(self, secrets: list[str], words: list[str]) -> None:
+        encoded = "|".join(map(encoded_pattern, secrets))
+        self.encoded = re.compile(encoded, re.IGNORECASE)
+        word = "|".join(map(re.escape, words))
+        self.words = re.compile(
+            rf"((?i:{CREDENTIAL_CONTEXT}))(?:{word})(?!\w)|(['\"])(?:{word})(?=\\*['\"])"
+        )
+
+
+def is_everyday_word(secret: str) -> bool:
+    """Return whether the secret could be part of an ordinary sentence, as `1` or `wrong` could."""
+    if secret.isalpha() or secret.isdigit():
+        return len(secret) < MIN_WORD_SECRET_LENGTH
+    return len(secret) < MIN_MIXED_SECRET_LENGTH
+
+
+def longest_first(texts: Iterable[str]) -> list[str]:
+    return sorted(texts, key=len, reverse=True)
+
+
+def base64_forms(secret: str) -> set[str]:
+    """Return a secret in base64, for each position at which it may begin in the encoded text.
+
+    Base64 encodes three bytes at a time, so the same secret has three encodings, depending on
+    how many bytes precede it. The characters at the ends also depend on its neighbors. An echo of
+    `Bearer TOKEN` has the second form; an echo of `id:key`, the first form of the whole.
+    """
+    raw = secret.encode(errors="replace")
+    forms = set()
+    for offset in range(3):
+        encoded = base64.b64encode(bytes(offset) + raw).decode().rstrip("=")
+        first_own = (offset * 8 + 5) // 6
+        last_own = (offset + len(raw)) * 8 // 6
+        own = encoded[first_own:last_own]
+        forms |= {own, own.replace("+", "-").replace("/", "_")}
+    return {form for form in forms if len(form) >= MIN_BASE64_LENGTH}
+
+
+def encoded_pattern(secret: str) -> str:
+    """Return a pattern that matches the secret, whichever of its characters are encoded."""
+    return "".join(map(character_pattern, secret))
+
+
+def character_pattern(character: str) -> str:
+    """Return a pattern for one character as it is, and as JSON, Python, URLs and HTML write it.
+
+    Proxies and log viewers encode what is already encoded: %252F, and long runs of backslashes.
+    """
+    if character.isascii() and character.isalnum():
+        return character
+    code = ord(character)
+    octets = character.encode(errors="replace")
+    spellings = [
+        r"\\*" + re.escape(character),
+        rf"\\+u{code:04x}",
+        rf"\\+x{code:02x}",
+        re.escape(json.dumps(character)[1:-1]),
+        "".join(f"%(?:25)*{octet:02x}" for octet in octets),
+        rf"&(?:amp;)*#0*{code};",
+        rf"&(?:amp;)*#x0*{code:x};",
+        re.escape(html.escape(character)),
+    ]
+    if character == " ":
+        spellings.append(r"\+")
+    return f"(?:{'|'.join(spellings)})"
+
+
+secret_mask = SecretMask()
+
+
+def register_secret(secret: str) -> None:
+    """Make `redact` hide a secret from now on."""
+    secret_mask.add(secret)
+
+
+def register_secret_url(url: str) -> None:
+    """Hide a secret URL, such as a webhook's: its path, and each long part of the path.
+
+    The parts are hidden too, because an echo of the URL may have its slashes encoded.
+    """
+    register_secret(url)
+    path = re.sub(r"^\w+://[^/]*", "", url)
+    register_secret(path)
+    for part in path.split("/"):
+        if not is_everyday_word(part):  # not "services" or "hooks"
+            register_secret(part)
 
 
 def redact(text: object) -> str:
-    """`text` as it may be seen: without secrets, control characters as escapes."""
-    seen = str(text)
-    if "://" in seen:
-        seen = re.sub(r"://[^/\s@]*@", "://***@", seen)
-    for secret in secrets:
-        if secret in seen:
-            # One of a few letters is only a secret where it stands alone.
-            word = r"(?<!\w){}(?!\w)" if len(secret) < 8 else "{}"
-            seen = re.sub(word.format(re.escape(secret)), "***", seen)
-    if seen.isprintable():
-        return seen
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in seen)
+    """Return `text` with secrets masked and control characters escaped."""
+    shown = str(text)
+    if "://" in shown:
+        shown = URL_CREDENTIALS.sub(f"://{MASK}@", shown)
+    shown = secret_mask.apply(shown)
+    if shown.isprintable():
+        return shown
+    return "".join(escape_control_character(character) for character in shown)
+
+
+def escape_control_character(character: str) -> str:
+    r"""Return the character, or something like \n, so that no cell can forge a log line."""
+    if character.isprintable():
+        return character
+    return ascii(character)[1:-1]
 
 
 def root_cause(error: BaseException) -> str:
-    """The error at the bottom, without the URLs in the texts of those above it."""
+    """Describe the innermost exception; the outer ones may contain URLs with secrets."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return f"{type(error).__name__}: {error}"
 
 
-def unforeseen(error: Exception) -> str:
-    """What to tell of an error that no line of the program expects; the traceback is logged."""
-    log.debug("the traceback", exc_info=error)
-    return f"an error that nobody foresaw, {root_cause(error)}"
+def describe_unexpected(error: Exception) -> str:
+    """Log the traceback of an unexpected error and return a message for the user."""
+    log.debug("traceback of the unexpected error", exc_info=error)
+    return f"unexpected error: {root_cause(error)}"
 
 
-def counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
+#### Intercom fields
 
-
-#### Intercom's vocabulary
-
-Value = str | int | float | bool
-User = dict[str, Any]
-MAX_ATTRIBUTES, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTE_TEXT = 250, 190, 255
-FIELDS = {  # columns are sent in this order: another one changes every digest
-    "user_id": "string",
-    "email": "string",
-    "id": "string",
+CellValue = str | int | float | bool
+UserPayload = dict[str, Any]
+MAX_ATTRIBUTES = 250
+MAX_ATTRIBUTE_NAME = 190  # characters
+FIELDS = {  # in a fixed order: changing it would change the digest of every user
+    "user_id": "id",
+    "email": "email",
+    "id": "id",
     "signed_up_at": "timestamp",
     "name": "string",
     "last_seen_ip": "string",
@@ -150,401 +431,1438 @@ FIELDS = {  # columns are sent in this order: another one changes every digest
     "update_last_request_at": "boolean",
     "new_session": "boolean",
 }
-# Fields of Intercom's that are left alone, and no misspellings of those above.
-UNSENT = ("phone", "avatar", "owner_id", "role", "external_id", "last_seen_at", "companies", "tags")
-IDENTITY = ("user_id", "email", "id")
-ALWAYS_SENT = ("new_session", "update_last_request_at")
-CONTACT_NAMES = {"user_id": "external_id", "last_request_at": "last_seen_at"}
-NOT_IN_CONTACTS = ("last_seen_ip", "last_seen_user_agent", "new_session")
+# Intercom fields that aren't supported; they are not misspellings of those above.
+UNSUPPORTED_FIELDS = (
+    "phone",
+    "avatar",
+    "owner_id",
+    "role",
+    "external_id",
+    "last_seen_at",
+    "companies",
+    "tags",
+)
+IDENTITY_FIELDS = ("user_id", "email", "id")
+# Times of user activity: unlike a renewal date, they can't be in the future.
+ACTIVITY_FIELDS = ("signed_up_at", "last_request_at")
+FIELDS_WITH_SIDE_EFFECTS = ("new_session", "update_last_request_at")
+CONTACT_FIELD_NAMES = {"user_id": "external_id", "last_request_at": "last_seen_at"}
+USER_ONLY_FIELDS = ("last_seen_ip", "last_seen_user_agent", "new_session")
 
 
-def to_contact(user: User) -> User:
-    """The user in the words of Intercom's API 2.x, where it is a contact."""
-    left_out = (*NOT_IN_CONTACTS, "id", "update_last_request_at")
-    contact = {CONTACT_NAMES.get(k, k): v for k, v in user.items() if k not in left_out}
-    now = {"last_seen_at": int(time.time())} if user.get("update_last_request_at") else {}
-    return contact | now
+def to_contact(user: UserPayload) -> UserPayload:
+    """Translate a user to the field names of API 2.x, where users are contacts."""
+    contact: UserPayload = {}
+    for name, value in user.items():
+        if name not in (*USER_ONLY_FIELDS, "id", "update_last_request_at"):
+            contact[CONTACT_FIELD_NAMES.get(name, name)] = value
+    if user.get("update_last_request_at"):
+        contact["last_seen_at"] = int(time.time())
+    return contact
 
 
-#### What a cell means
+#### Cell types
 
-# Unicode's white space, and what has no width: marks of order and of direction, joiners, fillers.
-SPACES = filter(str.isspace, map(chr, range(0x3001)))
-UNSEEN = [0, 0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180E, *range(0x200B, 0x2010)]
-UNSEEN += [*range(0x202A, 0x202F), *range(0x2060, 0x2070), 0x3164, 0xFEFF, 0xFFA0]
-BLANKS = "".join([*SPACES, *map(chr, UNSEEN)])
-GUARDED = re.compile('="((?:[^"]|"")*)"')
+MAX_TYPED_CELL = 255  # characters; also Intercom's limit for a custom attribute
+MAX_CACHED_CELLS = 4096  # per column
+
+# A cell's converter returns its value. It raises ValueError with a reason that reads after
+# "'x' is", such as "not an integer". Huge cells are rejected first, before they
+# reach a regular expression or a log message.
+
+NOT_INTEGER = "not an integer"
+NOT_BOOLEAN = "not a boolean (true/false, t/f, yes/no, y/n, on/off, 1/0)"
+NOT_EMAIL = "not an e-mail address"
+NOT_TIMESTAMP = "not UNIX seconds or an ISO 8601 date"
+NO_SUCH_DATE = "not a date that exists"
+DATE_WITHOUT_DASHES = "a date without dashes"
+PLACEHOLDER_DATE = "not a plausible date (before 1900, after 2200, or a placeholder)"
+IN_THE_FUTURE = "more than a day in the future"
+
+## Placeholders
+
+# The words that tools write for a missing value: SQL, Python, Ruby, JavaScript, R, C's printf.
+MISSING_WORD = re.compile(
+    r"(?i)null|none|nil|undefined|nan|n/a|[-\u2013\u2014]|\((?:null|none)\)"
+)
+# In a typed column these mean a missing value too, but an id or a name may well be NA or Never.
+MISSING_IN_TYPED_COLUMN = re.compile(
+    r"(?i)n\.?a\.?|nat|<(?:na|null|none)>|\[null\]|\\n|--|---|\?|\.\.\.|unknown|never|unset|missing"
+    r"|not set|not available|not applicable|empty|\((?:not set|blank|empty)\)"
+)
+# Errors end in ! or ?, in every language: #REF!, #BEZUG!, #NAME?, #\xa1VALOR!; a hashtag such as
+# #1 Flo or #42 doesn't. The errors for "not available" and "still loading" don't either.
+SPREADSHEET_ERROR = re.compile(
+    r"\#[\xa1\xbf]?[^\W\d_]\S*[!?]"
+    r"|\#(?:N/?A|N/D|N/B|N/V|NB|NV|I/T|YOK|\u041d/\u0414|\u0394/\u03a5|HI\xc1NYZIK"
+    r"|NEN\xcd_K_DISPOZICI|NEDOSTUPN\xdd|GETTING_DATA|DATEN_ABRUFEN|CHARGEMENT_DONNEES"
+    r"|OBTENIENDO_DATOS|ERROR)"
+    r"|\#{2,}"  # a number that is wider than its column
+    r"|(?:Err|Fehler|Erreur|Errore|Erro|Fout):5\d\d"  # LibreOffice
+    r"|(?:Loading|Wird geladen|Laden|Chargement|Cargando|Caricamento|Carregando|Indl\xe6ser"
+    r"|L\xe4ser in|Laster inn|Ladataan|Y\xfckleniyor|\u0141adowanie|Na\u010d\xedt\xe1n\xed"
+    r"|\u0417\u0430\u0433\u0440\u0443\u0437\u043a\u0430"
+    r"|\u8aad\u307f\u8fbc\u307f\u4e2d|\u6b63\u5728\u52a0\u8f7d)"
+    r"(?: \w+){0,3} ?(?:\.\.\.|\u2026)"
+)
+
+EARLIEST_YEAR = 1900
+LATEST_YEAR = 2200
+NUMERIC_DATE = re.compile(
+    r"(?P<first>\d\d?|\d{4})(?P<separator>[-/. ])(?P<second>\d\d?)(?P=separator)"
+    r"(?P<third>\d\d?|\d{4})(?![\d./-])(?P<rest>(?:[T ,].*)?)",
+    re.ASCII | re.DOTALL,
+)
+MIDNIGHT = re.compile(
+    r"[T ,]*(?:00?:00(?::00(?:[.,]0*)?)?|12:00(?::00)? ?[Aa][Mm])"
+    r" ?(?:Z|UTC|GMT|\+00(?::?00)?)?",
+)
+ALL_ZEROS = re.compile("[0 :/.,T+Z-]{8,}")
+ZERO_OR_MINUS_ONE = re.compile(r"[+-]?0+(?:[.,]0*)?|-1(?:[.,]0*)?")
+# The first and last dates of .NET, SQL Server and databases, without dashes or as numbers.
+SENTINELS = re.compile(
+    r"(?:00010101|99991231|18991230|17530101)(?:\d{4}|\d{6})?"
+    r"|-62135596800(?:000)?|253402300799(?:999)?|25340[12]\d{6}(?:000)?"
+)
+# Not a time or an offset: 2023 in "4 May 2023 10:11 +0200", but neither 0200 nor 1011.
+YEAR_IN_WORDS = re.compile(r"(?<![+:.\d])(?<! -)\d{4}(?![:\d])", re.ASCII)
+MONTHS = [name.lower() for name in calendar.month_name[1:]]
+MONTH_NUMBERS = {name: number for number, name in enumerate(MONTHS, 1)}
+MONTH_NUMBERS |= {name[:3]: number for number, name in enumerate(MONTHS, 1)}
+WEEKDAYS = [name.lower() for name in calendar.day_name]
+
+
+def is_spreadsheet_error(cell: str) -> bool:
+    """Return whether a spreadsheet wrote an error or a notice instead of a value."""
+    if len(cell) > MAX_TYPED_CELL or not SPREADSHEET_ERROR.fullmatch(cell):
+        return False
+    # "#wow!" is a hashtag; spreadsheets write their errors in capitals.
+    return cell[0] != "#" or cell == cell.upper()
+
+
+def is_missing_word(cell: str) -> bool:
+    """Return whether the cell is a word for a missing value that is never a valid id."""
+    return len(cell) <= MAX_TYPED_CELL and MISSING_WORD.fullmatch(cell) is not None
+
+
+def is_placeholder(cell: str) -> bool:
+    """Return whether a cell of a typed column is a placeholder: n/a, #REF!, 0000-00-00."""
+    if len(cell) > MAX_TYPED_CELL:
+        return False
+    if is_missing_word(cell) or MISSING_IN_TYPED_COLUMN.fullmatch(cell):
+        return True
+    return is_spreadsheet_error(cell) or is_placeholder_date(cell)
+
+
+def is_placeholder_date(cell: str, is_activity_time: bool = False) -> bool:
+    """Return whether the cell is a placeholder date, in any common notation.
+
+    1970-01-01 without a time may be a birthday, unless `is_activity_time`.
+    """
+    date = NUMERIC_DATE.fullmatch(cell)
+    if date is None:
+        return is_named_placeholder_date(cell)
+    first, second, third = map(int, date.group("first", "second", "third"))
+    if len(date["first"]) == 4:
+        year = first
+        day = third
+    elif len(date["third"]) == 4:
+        year = third
+        day = first
+    else:
+        # A two-digit year comes last: 00 means 2000, unless the other parts are 0 too.
+        return second == 0 or first == third == 0
+    if day > 31 or second > 31:
+        return False  # 123-45-6789 isn't a date
+    if day == 0 or second == 0 or not EARLIEST_YEAR <= year <= LATEST_YEAR:
+        return True
+    if (year, second, day) != (1970, 1, 1):
+        return False
+    if is_activity_time and not date["rest"]:
+        return True
+    return MIDNIGHT.fullmatch(date["rest"]) is not None
+
+
+def is_named_placeholder_date(cell: str) -> bool:
+    """Return whether a date with a month name, or of digits alone, is a placeholder."""
+    if SENTINELS.fullmatch(cell) or ALL_ZEROS.fullmatch(cell):
+        return True
+    words = re.findall("[a-z]+", cell.lower())
+    if MONTH_NUMBERS.keys().isdisjoint(words):
+        return False
+    years = YEAR_IN_WORDS.findall(cell)
+    return len(years) == 1 and not EARLIEST_YEAR <= int(years[0]) <= LATEST_YEAR
+
+
+## Texts
+
+# Also excluded are quotes of every kind; ' may be inside the local part, as in o'di@example.com.
+EMAIL = re.compile(
+    "(?!')[^\\s\\x00-\\x1f\\x7f\ufffd@,;:<>()\\[\\]{}\"`\xab\xbb\u2018\u201c\u201d\u201e]+"
+    "@[^\\s\\x00-\\x1f\\x7f\ufffd@,;:<>()\\[\\]{}\"`\xab\xbb\u2018\u201c\u201d\u201e'\u2019]+"
+)
+
+
+def to_email(cell: str) -> str:
+    """Return the cell; raise ValueError if it isn't one bare address, such as ada@example.com."""
+    if len(cell) > MAX_TYPED_CELL or not EMAIL.fullmatch(cell):
+        raise ValueError(NOT_EMAIL)
+    return cell
+
+
+def to_text(cell: str) -> str:
+    """Return the cell; raise ValueError if it is a spreadsheet error or lost characters."""
+    if "\ufffd" in cell:
+        raise ValueError("text with U+FFFD, left by a conversion that lost characters")
+    if is_spreadsheet_error(cell):
+        raise ValueError("a spreadsheet error")
+    return cell
+
+
+def to_attribute_text(cell: str) -> str:
+    """Return the cell; raise ValueError also if it is longer than a custom attribute may be."""
+    if len(cell) > MAX_TYPED_CELL:
+        reason = f"{len(cell)} characters long (Intercom's limit: {MAX_TYPED_CELL})"
+        raise ValueError(reason)
+    return to_text(cell)
+
+
+## Booleans
+
+# A data frame turns 1 into 1.0 in a column with empty cells.
 BOOLEANS = dict.fromkeys(("true", "t", "yes", "y", "on", "1", "1.0"), True)
 BOOLEANS |= dict.fromkeys(("false", "f", "no", "n", "off", "0", "0.0"), False)
-ISO_8601 = re.compile(
-    r"(\d{4})(-?)(\d\d)\2(\d\d)(?:[Tt ](\d?\d(?=:)|\d\d):?(\d\d)(?::?(\d\d)(?:[.,]\d+)?)?"
-    r"(?: ?((?i:Z|UTC|GMT)|([+-]\d\d):?([0-5]\d)?))?)?",
-    re.ASCII,
-)
-# The shapes of it that datetime reads by itself, on every Python.
-USUAL = re.compile(r"(?!0000)\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([+-]\d\d:\d\d)?)?", re.ASCII)
-# What spreadsheets and data frames make of a long id, of a whole number, or of a lost cell.
-REWRITTEN = re.compile(
-    r"[+-]?\d+([.,]\d+)?[eE][+-]\d+|[+-]?\d+[.,]0+"
-    r"|#(N/A|REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!)|#{3,}"
-)
-DATE_IN_DIGITS = re.compile(r"(19|20|21)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\d{4}|\d{6})?")
-TEN_DIGITS = re.compile("[1-6][0-9]{9}")
-SECONDS = re.compile(r"([+-]?[0-9]+)(?:[.,][0-9]*)?")
-EARLIEST, LATEST = -2_208_988_800, 7_289_654_399  # UNIX seconds: the years from 1900 to 2200
-MILLISECONDS = 10**11  # as UNIX seconds, this is the year 5138
-NO_DATE = "a date that means none: before 1900, after 2200, or 1970-01-01T00:00Z"
-LAST_SERIAL = 109_938  # a spreadsheet's number of the end of 2200, in days
 
 
-def clean(cell: str) -> str:
-    """The cell without what nobody sees at its ends, and without a spreadsheet's ="..."."""
-    cell = cell.strip(BLANKS)
-    guarded = GUARDED.fullmatch(cell)
-    return guarded[1].replace('""', '"').strip(BLANKS) if guarded else cell
-
-
-def normal(heading: str) -> str:
-    """The heading by which two that look the same are the same."""
-    seen = clean(heading).translate(dict.fromkeys(UNSEEN))
-    return " ".join(unicodedata.normalize("NFC", seen).split())
-
-
-def to_identity(cell: str) -> str:
-    """The cell; RowError where a tool has rewritten it, so that it names nobody, or another."""
-    if REWRITTEN.fullmatch(cell):
-        detail = f"{cell!r} is no id any more: a spreadsheet or a data frame has rewritten it"
-        raise RowError("an id that a tool has rewritten", f"{detail}; export ids as text")
-    return cell
-
-
-def to_attribute_text(cell: str, **_: Any) -> str:
-    """The cell; ValueError where it is longer than a custom attribute may be."""
-    if len(cell) > MAX_ATTRIBUTE_TEXT:
-        raise ValueError(f"{len(cell)} characters, where Intercom takes {MAX_ATTRIBUTE_TEXT}")
-    return cell
-
-
-def to_integer(cell: str, decimal: str, **_: Any) -> int:
-    """`12`, also `12.0` as spreadsheets write it, but not `1.000`; ValueError otherwise."""
-    whole = re.fullmatch(rf"([+-]?[0-9]+)(?:[.{decimal}](?!000$)0*)?", cell)
-    if not whole:
-        raise ValueError("not a whole number")
-    return int(whole[1])
-
-
-def to_float(cell: str, decimal: str, **_: Any) -> float:
-    """A finite number, whose thousands may stand in groups; ValueError otherwise."""
-    group = "," if decimal == "." else "."
-    digits = rf"(?:[0-9]*|[1-9][0-9]{{0,2}}(?:[{group}][0-9]{{3}})+)"
-    is_number = re.fullmatch(rf"[+-]?{digits}(?:[{decimal}][0-9]*)?(?:[eE][+-]?[0-9]+)?", cell)
-    with contextlib.suppress(ValueError):  # there may be no digit at all
-        value = float(cell.replace(group, "").replace(decimal, ".")) if is_number else math.nan
-        if math.isfinite(value):
-            return value
-    raise ValueError(f"not a finite number with {decimal} before its decimals")
-
-
-def to_boolean(cell: str, **_: Any) -> bool:
-    """One of the words of BOOLEANS, in any case; ValueError otherwise."""
-    if cell.lower() not in BOOLEANS:
-        raise ValueError("not one of true/false, t/f, yes/no, y/n, on/off, 1/0")
+def to_boolean(cell: str) -> bool:
+    """Parse true/false and its synonyms, ignoring case."""
+    if len(cell) > MAX_TYPED_CELL or cell.lower() not in BOOLEANS:
+        raise ValueError(NOT_BOOLEAN)
     return BOOLEANS[cell.lower()]
 
 
-def to_opposite(cell: str, **_: Any) -> bool:
-    """For a column that says the contrary, such as one of who still subscribes to e-mails."""
+def to_negated_boolean(cell: str) -> bool:
+    """Parse a boolean of a column, such as "subscribed", that means the opposite of the field."""
     return not to_boolean(cell)
 
 
-def to_timestamp(cell: str, zone: tzinfo, form: str, **_: Any) -> int:
-    """UNIX seconds of a number of seconds, an ISO 8601 date, or a date in strptime's `form`.
+## Numbers
 
-    `zone` is that of dates that name none. ValueError says what the cell is instead.
-    """
-    if not form and TEN_DIGITS.fullmatch(cell):
-        return int(cell)  # as nearly always, where it is a number
-    moment = None
-    if form:
-        moment = datetime.strptime(cell, form)
-    elif USUAL.fullmatch(cell):
-        moment = datetime.fromisoformat(cell)
-    elif not cell.isdecimal() and (iso := ISO_8601.fullmatch(cell)):
-        moment = from_iso(iso)
-    if moment:
-        seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp())
-    else:
-        seconds = to_seconds(cell)
-    if not EARLIEST <= seconds <= LATEST or seconds in (0, -1):
-        raise ValueError(NO_DATE)
-    return seconds
-
-
-def from_iso(iso: re.Match[str]) -> datetime:
-    """The moment that a match of ISO_8601 names, also with what datetime doesn't read by itself."""
-    year, _, month, day, hour, minute, second, zulu, hours, minutes = iso.groups("00")
-    if year == "0000":
-        raise ValueError(NO_DATE)
-    offset = "" if zulu == "00" else "+00:00" if hours == "00" else f"{hours}:{minutes}"
-    return datetime.fromisoformat(f"{year}-{month}-{day}T{hour:0>2}:{minute}:{second}{offset}")
-
-
-def to_seconds(cell: str) -> int:
-    """A number of UNIX seconds, without its decimals; ValueError says what it is instead."""
-    number = SECONDS.fullmatch(cell)
-    if not number:
-        raise ValueError("neither UNIX seconds nor an ISO 8601 date")
-    seconds = int(number[1][:25])
-    for is_so, what in (
-        (DATE_IN_DIGITS.fullmatch(number[1]), "a date without its dashes"),
-        (abs(seconds) >= MILLISECONDS, "in milliseconds, where Intercom takes seconds"),
-        (1900 <= seconds <= 2200, "a year"),
-        (0 < seconds <= LAST_SERIAL, "a spreadsheet's serial number of a date"),
-    ):
-        if is_so:
-            raise ValueError(what)
-    return seconds
-
-
-class CellType(NamedTuple):
-    """What config.ini can say that a column's cells are."""
-
-    convert: Callable[..., Value]  # is given decimal, zone and form, and takes what it needs
-    taken_by: tuple[str, ...]  # types of Intercom's attributes; the first is the one to make
-    advice: str  # for a column without such a cell
-
-
-TYPES = {
-    "string": CellType(to_attribute_text, ("string",), "shorten it, or leave it out"),
-    "integer": CellType(
-        to_integer, ("integer", "float"), "export whole numbers, or write : string"
-    ),
-    "float": CellType(to_float, ("float",), "export numbers such as 12.5, or write : string"),
-    "boolean": CellType(to_boolean, ("boolean",), "export true or false"),
-    "not boolean": CellType(to_opposite, ("boolean",), "export true or false"),
-    "timestamp": CellType(to_timestamp, ("date", "datetime"), "export dates such as 2026-11-24"),
+# Unicode's category Sc, as a list: Python versions differ in their version of Unicode.
+CURRENCY_SIGN = re.compile(
+    "[$\xa2-\xa5\u058f\u060b\u07fe\u07ff\u09f2\u09f3\u09fb\u0af1\u0bf9\u0e3f\u17db\u20a0-\u20c1"
+    "\ua838\ufdfc\ufe69\uff04\uffe0\uffe1\uffe5\uffe6]"
+)
+MINUS_SIGN = "\u2212"
+BLANK = re.compile("[ \xa0\u202f\u2009]")
+# What may surround the digits, which are # here: "-#" is a minus sign before them. Accounting
+# software writes -12.50 as (12.50) or 12.50-.
+POSITIVE = re.compile(r"[+]?[$]?#|[$][+]#|[+]?#[$]")
+NEGATIVE = re.compile(
+    r"-[$]?#[$]?|[$]-#|[$]?#-[$]?|#[$]-"  # -$12, $-12, 12-$, 12$-
+    r"|\([$]?#[$]?\)|[$]\(#\)|\(#\)[$]"  # ($12), $(12), (12)$
+)
+DIGITS_INSIDE = re.compile(
+    "(?P<before>[^0-9.,]*)(?P<digits>[.,]?[0-9](?:.*[0-9])?[.,]?)(?P<after>[^0-9]*)",
+    re.DOTALL,
+)
+PLAIN_NUMBERS = {
+    ".": re.compile("[+-]?[0-9]+(?:[.][0-9]+)?"),
+    ",": re.compile("[+-]?[0-9]+(?:[,][0-9]+)?"),
 }
 
 
-def converter(type_name: str, decimal: str, zone: tzinfo, form: str = "") -> Callable[[str], Value]:
-    """What turns a cell into a value of this type; the last cells are remembered."""
-    convert = partial(TYPES[type_name].convert, decimal=decimal, zone=zone, form=form)
-    return lru_cache(2**12)(convert)
+def number_pattern(decimal: str) -> re.Pattern[str]:
+    """Return a pattern for the digits of a number: 1234.50, 1,234.50, 1'234, 1e3."""
+    other = "," if decimal == "." else "."
+    return re.compile(
+        rf"(?P<whole>[0-9]*|[1-9][0-9]{{0,2}}(?P<group>[{other} \xa0\u202f\u2009'\u2019])[0-9]{{3}}"
+        rf"(?:(?P=group)[0-9]{{3}})*)"
+        rf"(?:[{decimal}](?P<fraction>[0-9]*))?(?P<exponent>[eE][+-]?[0-9]+)?"
+    )
 
 
-#### What can be set
+NUMBERS = {".": number_pattern("."), ",": number_pattern(",")}
 
 
-@dataclass(slots=True, eq=False)
-class Source:
-    """What fills a field or a custom attribute: the cell below a heading, or a constant."""
+@dataclass(slots=True)
+class NumberParts:
+    """A number as it is written, without groups and currency."""
 
-    name: str
-    text: str  # the heading, or the constant
-    type: str  # a key of TYPES
-    form: str  # of a timestamp, as strptime has it; blank: ISO 8601
-    is_attribute: bool
-    convert: Callable[[str], Value]
-    is_constant: bool = False
-    value: Value | None = None  # of a constant that is not blank
-    column: int = -1  # from when the headings are known
-
-    def __str__(self) -> str:
-        return f"{self.type} {self.form}".rstrip()
+    sign: str  # "-" or ""
+    whole: str  # digits, or ""
+    fraction: str  # digits, or ""
+    exponent: str  # such as "e3", or ""
 
 
-class Settings(NamedTuple):
-    """Every key of config.ini, named section_key; its default also tells its type."""
+def parse_number(cell: str, decimal: str) -> NumberParts | None:
+    """Split a number into its parts, or return None if the cell isn't one."""
+    if len(cell) > MAX_TYPED_CELL:
+        return None
+    inside = DIGITS_INSIDE.fullmatch(cell)
+    if inside is None:
+        return None
+    if inside["after"] and inside["digits"][-1] in ".,":
+        return None  # a price in Switzerland, 12.-, isn't negative
+    frame = BLANK.sub("", f"{inside['before']}#{inside['after']}")
+    frame = CURRENCY_SIGN.sub("$", frame).replace(MINUS_SIGN, "-")
+    number = NUMBERS[decimal].fullmatch(inside["digits"])
+    is_negative = NEGATIVE.fullmatch(frame) is not None
+    if number is None or not (is_negative or POSITIVE.fullmatch(frame)):
+        return None
+    whole = re.sub("[^0-9]", "", number["whole"])
+    if not whole and not number["fraction"]:
+        return None
+    sign = ""
+    if is_negative:
+        sign = "-"
+    return NumberParts(sign, whole, number["fraction"] or "", number["exponent"] or "")
 
-    aws_use_aws: bool = False
-    aws_access_key: str = ""
-    aws_secret_key: str = ""
-    aws_bucket: str = ""
-    aws_folder: str = ""
-    aws_region: str = ""
-    aws_endpoint_url: str = ""
-    aws_tmp_folder: str = ""
-    local_folder: str = "."
-    file_select_latest: bool = True
-    file_time_format: str = "%Y-%m-%dT%H:%M:%S"
-    file_max_age_hours: float = math.inf
-    file_name: str = ""
-    csv_delimiter: str = ","
-    csv_encoding: str = "utf-8"
-    csv_headings: str = ""
-    csv_decimal: str = "."
-    csv_empty: str = ""
-    csv_timezone: str = "UTC"
-    csv_min_rows: int = 1
-    csv_not_imported_folder: str = "not_imported"
-    intercom_api_id: str = ""
-    intercom_api_key: str = ""
-    intercom_access_token: str = ""
-    intercom_user_url: str = "https://api.intercom.io/users"
-    intercom_api_version: str = ""
-    intercom_timeout: float = 30.0  # between two tries; no socket's
-    intercom_retries: int = 50
-    intercom_concurrency: int = 1
-    intercom_skip_unchanged: bool = False
-    intercom_state_file: str = ""  # until it is known where the config file lies
-    intercom_unarchive: bool = False
-    intercom_create_attributes: bool = False
-    hipchat_use_hipchat: bool = False
-    hipchat_api_key: str = ""
-    hipchat_room_id: str = ""
-    hipchat_from: str = "Intercom Import"
-    hipchat_api_url: str = "https://api.hipchat.com/v1/"
-    slack_use_slack: bool = False
-    slack_webhook_url: str = ""
-    slack_channel: str = ""
-    slack_username: str = ""
-    slack_icon_url: str = ""
-    slack_icon_emoji: str = ""
-    log_use_logs: bool = True
-    log_folder: str = "logs"
-    log_keep_days: float = math.inf
-    # What follows is no key of its own, and so has no underscore.
-    zone: tzinfo = timezone.utc  # of csv_timezone
-    sources: tuple[Source, ...] = ()  # of [user] and [custom_attributes]
-    discarded: tuple[str, ...] = ()  # places in [user] of what is not among the fields sent
+
+def to_integer(cell: str, *, decimal: str) -> int:
+    """Parse a whole number: 12, 1'234, (12), also 12.0 as spreadsheets write it.
+
+    1.000 is rejected, because it means a thousand in half of Europe.
+    """
+    if len(cell) <= MAX_TYPED_CELL and cell.isdecimal() and cell.isascii():
+        return int(cell)
+    number = parse_number(cell, decimal)
+    if number is None or number.exponent or not number.whole:
+        raise ValueError(NOT_INTEGER)
+    if number.fraction.strip("0") or number.fraction == "000":
+        raise ValueError(NOT_INTEGER)
+    return int(number.sign + number.whole)
+
+
+def to_float(cell: str, *, decimal: str) -> float:
+    """Parse a finite number with this decimal separator; its thousands may be grouped."""
+    if len(cell) <= MAX_TYPED_CELL and PLAIN_NUMBERS[decimal].fullmatch(cell):
+        return float(cell.replace(",", ".")) + 0.0  # so that -0.0 becomes 0.0
+    number = parse_number(cell, decimal)
+    if number is None:
+        raise ValueError(f"not a number (decimal separator is {decimal})")
+    value = float(f"{number.sign}{number.whole}.{number.fraction}{number.exponent}")
+    if not math.isfinite(value):
+        raise ValueError("not a finite number")
+    return value + 0.0
+
+
+## Timestamps
+
+EPOCH = datetime(1970, 1, 1)
+UTC = timezone.utc
+EARLIEST = -2_208_988_800  # 1900-01-01 in UNIX seconds
+LATEST = 7_289_654_399  # 2200-12-31T23:59:59Z
+ONE_DAY = 86_400
+# Numbers this large are in this unit: as seconds, even the smallest would be in the year 5138.
+SMALLER_UNITS = {"nanoseconds": 10**17, "microseconds": 10**14, "milliseconds": 10**11}
+MAX_DATE_SERIAL = 109_938  # 2200-12-31 in a spreadsheet
+# From 2001 to 2191: these numbers can't mean anything else.
+FAST_UNIX_SECONDS = re.compile("[1-6][0-9]{9}")
+UNIX_SECONDS = re.compile("([+-]?[0-9]+)(?:[.,]([0-9]*))?")
+COMPACT_DATE = re.compile(
+    r"(?:19|20|21)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{4}|\d{6})?"
+    # 24112026 and 11242026, which as UNIX seconds are in 1970
+    r"|(?:(?:0[1-9]|[12]\d|3[01])(?:0[1-9]|1[0-2])|(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))"
+    r"(?:19|20)\d\d",
+    re.ASCII,
+)
+# The notation of most exports; it is also what datetime.fromisoformat reads on every Python.
+ISO_8601 = re.compile(
+    r"(?P<year>\d{4})(?P<dash>-?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)"
+    r"(?:(?:T| {1,2})(?P<hour>\d\d|\d(?=:))"
+    r"(?::?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?)?)?"
+    r"(?: ?(?P<zone>Z|UTC|GMT|(?P<sign>[+-])(?P<hours>\d\d)(?::?(?P<minutes>[0-5]\d))?))?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+@dataclass(slots=True)
+class WrittenDate:
+    """A date as written in a cell."""
+
+    moment: datetime  # naive
+    offset: int | None  # in seconds; None: the zone of the setting `timezone`
+    has_time: bool
+
+
+def to_timestamp(cell: str, *, timezone: tzinfo, is_activity_time: bool = False) -> int:
+    """Parse UNIX seconds, or an ISO 8601 date or date and time, into UNIX seconds.
+
+    `timezone` applies to dates without an offset; in the hour that autumn repeats, the first
+    occurrence is used. `is_activity_time` is for fields that are never in the future, nor in 1970.
+    """
+    seconds = read_plain_iso_8601(cell, timezone)
+    if seconds is None:
+        seconds = read_any_timestamp(cell, timezone, is_activity_time)
+    if is_activity_time and seconds > time.time() + ONE_DAY:
+        raise ValueError(IN_THE_FUTURE)
+    return seconds
+
+
+def read_plain_iso_8601(cell: str, timezone: tzinfo) -> int | None:
+    """Return the UNIX seconds of `2026-11-24` or `2026-11-24T09:05:00`, also with a blank or Z.
+
+    Most exports write dates so. Reading them without a regular expression takes half the time.
+    Return None for anything else, and for dates that might be placeholders.
+    """
+    text = cell.removesuffix("Z")
+    has_time = len(text) == 19 and text[13] == text[16] == ":" and text[10] in "T "
+    if not (has_time or len(cell) == 10) or not text[4] == text[7] == "-":
+        return None
+    try:
+        # From Python 3.11 on it reads more notations, but no other one of this shape.
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if timezone is UTC or cell.endswith("Z"):
+        since_epoch = moment - EPOCH
+        seconds = since_epoch.days * ONE_DAY + since_epoch.seconds
+    else:
+        seconds = math.floor(moment.replace(tzinfo=timezone).timestamp())
+    if ONE_DAY < seconds < LATEST - ONE_DAY:
+        return seconds
+    return None
+
+
+def read_any_timestamp(cell: str, timezone: tzinfo, is_activity_time: bool) -> int:
+    """Return the UNIX seconds of a cell in any notation that is a timestamp."""
+    if FAST_UNIX_SECONDS.fullmatch(cell):
+        return int(cell)
+    if len(cell) > MAX_TYPED_CELL:
+        raise ValueError(NOT_TIMESTAMP)
+    if number := UNIX_SECONDS.fullmatch(cell):
+        return read_unix_seconds(number)
+    return seconds_of(read_iso_8601(cell), timezone, is_activity_time)
+
+
+def read_iso_8601(cell: str) -> WrittenDate:
+    """Read an ISO 8601 date or date and time in any notation, even `2026-11-24 9:05 UTC`."""
+    iso = ISO_8601.fullmatch(cell)
+    if iso is None and is_placeholder_date(cell):
+        raise ValueError(PLACEHOLDER_DATE)
+    if iso is None or (iso["hour"] is None and iso["sign"]):
+        raise ValueError(NOT_TIMESTAMP)
+    if not iso["dash"] and iso["hour"] is None:
+        raise ValueError(DATE_WITHOUT_DASHES)
+    try:
+        moment = moment_of(iso)
+    except (ValueError, OverflowError):
+        if is_placeholder_date(cell):
+            raise ValueError(PLACEHOLDER_DATE) from None
+        raise ValueError(NO_SUCH_DATE) from None
+    offset = None
+    if iso["sign"]:
+        offset = read_offset(iso["sign"], iso["hours"], iso["minutes"] or "0")
+    elif iso["zone"]:
+        offset = 0
+    return WrittenDate(moment, offset, iso["hour"] is not None)
+
+
+def moment_of(iso: re.Match[str]) -> datetime:
+    """Return the naive datetime of a match of ISO_8601; raise ValueError if it doesn't exist."""
+    names = ("year", "month", "day", "hour", "minute", "second")
+    year, month, day, hour, minute, second = (int(iso[name] or 0) for name in names)
+    if hour == 24 and minute == second == 0:
+        # 24:00:00 is midnight at the end of the day.
+        return datetime(year, month, day) + timedelta(days=1)
+    return datetime(year, month, day, hour, minute, second)
+
+
+def read_offset(sign: str, hours: str, minutes: str) -> int:
+    """Return an offset such as +05:30 in seconds."""
+    seconds = int(hours) * 3600 + int(minutes) * 60
+    if seconds >= ONE_DAY:
+        raise ValueError(NO_SUCH_DATE)
+    if sign == "-":
+        return -seconds
+    return seconds
+
+
+def seconds_of(date: WrittenDate, timezone: tzinfo, is_activity_time: bool) -> int:
+    """Return a date in UNIX seconds; raise ValueError if it is a placeholder."""
+    moment = date.moment
+    if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:
+        raise ValueError(PLACEHOLDER_DATE)
+    if is_activity_time and moment == EPOCH:
+        raise ValueError(PLACEHOLDER_DATE)
+    if date.offset is None and timezone is not UTC:
+        # datetime's default, fold = 0, means the first occurrence of the hour that autumn repeats.
+        seconds = math.floor(moment.replace(tzinfo=timezone).timestamp())
+    else:
+        since_epoch = moment - EPOCH
+        seconds = since_epoch.days * ONE_DAY + since_epoch.seconds - (date.offset or 0)
+    if seconds in (0, -1) and date.has_time:
+        raise ValueError(PLACEHOLDER_DATE)
+    return seconds
+
+
+def read_unix_seconds(number: re.Match[str]) -> int:
+    """Return whole UNIX seconds; raise ValueError with what the number is instead."""
+    digits = number[1]
+    seconds = int(digits)
+    is_whole = not (number[2] or "").strip("0")
+    if COMPACT_DATE.fullmatch(digits) and is_whole:
+        raise ValueError(DATE_WITHOUT_DASHES)
+    if SENTINELS.fullmatch(digits):
+        raise ValueError(PLACEHOLDER_DATE)
+    for unit, smallest in SMALLER_UNITS.items():
+        if abs(seconds) >= smallest:
+            raise ValueError(f"in {unit}; Intercom expects seconds")
+    if EARLIEST_YEAR <= seconds <= LATEST_YEAR and is_whole:
+        raise ValueError("a year")
+    if 0 < seconds <= MAX_DATE_SERIAL:
+        raise ValueError("a spreadsheet date serial number")
+    if seconds in (0, -1) or not EARLIEST <= seconds <= LATEST:
+        raise ValueError(PLACEHOLDER_DATE)
+    return seconds
+
+
+## Dates in a strptime format
+
+DIRECTIVE = re.compile("%.")
+YEAR_DIRECTIVES = ("%Y", "%y", "%G", "%c", "%x")
+TIME_DIRECTIVES = ("%H", "%I", "%M", "%S", "%f", "%p", "%X", "%c")
+UTC_IN_FORMAT = re.compile(r"(?<![A-Za-z])(?:UTC|GMT|Z)(?![A-Za-z])")
+# strptime also reads 2026111 as %Y%m%d, as one of the two dates that it could be.
+RUN_OF_DIRECTIVES = re.compile("(?:%[YymdHIMS]){2,}(?!%f)")
+DIGITS = re.compile("[0-9]+")
+# How strptime's errors begin, unless the cell is in the format and only the date doesn't exist.
+NOT_IN_FORMAT = ("time data", "unconverted data")
+
+
+@dataclass(frozen=True)
+class DateFormat:
+    """A strptime format, and properties derived from it."""
+
+    text: str
+    has_year: bool
+    has_time: bool
+    is_utc: bool  # it has a literal UTC, GMT or Z, so its times are not in `timezone`
+    runs: tuple[int, ...]  # the length of each run of adjacent numbers
+
+
+@lru_cache
+def parse_date_format(text: str) -> DateFormat:
+    """Return a strptime format with the properties that the converter needs."""
+    directives = DIRECTIVE.findall(text)
+    literals = DIRECTIVE.sub("\0", text)
+    # Two digits for each directive, four for the year.
+    runs = [len(run) + 2 * run.count("%Y") for run in RUN_OF_DIRECTIVES.findall(text)]
+    return DateFormat(
+        text=text,
+        has_year=any(name in directives for name in YEAR_DIRECTIVES),
+        has_time=any(name in directives for name in TIME_DIRECTIVES),
+        is_utc="%z" not in directives and UTC_IN_FORMAT.search(literals) is not None,
+        runs=tuple(runs),
+    )
+
+
+def to_formatted_timestamp(
+    cell: str,
+    *,
+    date_format: DateFormat,
+    timezone: tzinfo,
+    is_activity_time: bool = False,
+) -> int:
+    """Parse a date in a strptime format into UNIX seconds."""
+    date = read_formatted_date(cell, date_format, is_activity_time)
+    seconds = seconds_of(date, timezone, is_activity_time)
+    if is_activity_time and seconds > time.time() + ONE_DAY:
+        raise ValueError(IN_THE_FUTURE)
+    return seconds
+
+
+def read_formatted_date(
+    cell: str, date_format: DateFormat, is_activity_time: bool
+) -> WrittenDate:
+    """Read a date in a strptime format; raise ValueError with what the cell is instead."""
+    not_in_format = f"not in the format {date_format.text}"
+    # Without a year there is no timestamp, and Python 3.13 would warn on standard error.
+    if len(cell) > MAX_TYPED_CELL or not date_format.has_year:
+        raise ValueError(not_in_format)
+    if date_format.runs and not has_runs(cell, date_format.runs):
+        raise ValueError(not_in_format)
+    try:
+        moment = datetime.strptime(cell, date_format.text)
+    except ValueError as error:
+        if is_placeholder_date(cell, is_activity_time):
+            raise ValueError(PLACEHOLDER_DATE) from None
+        if not str(error).startswith(NOT_IN_FORMAT):
+            raise ValueError(NO_SUCH_DATE) from None
+        raise ValueError(not_in_format) from None
+    zone_offset = moment.utcoffset()
+    offset = None
+    if zone_offset is not None:
+        offset = round(zone_offset.total_seconds())
+    elif date_format.is_utc:
+        offset = 0
+    return WrittenDate(moment.replace(tzinfo=None), offset, date_format.has_time)
+
+
+def has_runs(cell: str, runs: tuple[int, ...]) -> bool:
+    """Return whether a cell has runs of digits of these lengths."""
+    lengths = [len(digits) for digits in DIGITS.findall(cell)]
+    return all(run in lengths for run in runs)
+
+
+## All types
+
+
+@dataclass(frozen=True)
+class CellType:
+    """A type that config.ini can name."""
+
+    convert: Callable[..., CellValue]
+    # Those of attributes that accept it; the first is the one to create.
+    intercom_types: tuple[str, ...]
+    noun: str  # for messages: "none of its values is ..."
+    hint: str  # what to do if a column has no value of it
+
+
+CELL_TYPES = {
+    "string": CellType(
+        to_attribute_text,
+        ("string",),
+        "a valid text",
+        "fix the texts, or remove the line from config.ini",
+    ),
+    "integer": CellType(
+        to_integer,
+        ("integer", "float"),
+        "an integer",
+        "export integers, or change the type to string",
+    ),
+    "float": CellType(
+        to_float,
+        ("float",),
+        "a number",
+        "export numbers such as 12.5, or change the type to string",
+    ),
+    "boolean": CellType(to_boolean, ("boolean",), "a boolean", "export true or false"),
+    "not boolean": CellType(
+        to_negated_boolean, ("boolean",), "a boolean", "export true or false"
+    ),
+    "timestamp": CellType(
+        to_timestamp,
+        ("date", "datetime"),
+        "a timestamp",
+        "export dates such as 2026-11-24",
+    ),
+    # Only the field email is of this type; config.ini can't name it.
+    "email": CellType(
+        to_email,
+        (),
+        "an e-mail address",
+        "map the column that has the e-mail addresses",
+    ),
+}
+
+
+def make_converter(
+    type_name: str,
+    *,
+    decimal: str,
+    timezone: tzinfo,
+    date_format: str = "",
+    is_activity_time: bool = False,
+) -> Callable[[str], CellValue]:
+    """Return a function that converts a cell.
+
+    With a date format it caches the last few thousand cells: strptime is slow, and dates recur.
+    Exceptions are not cached, and so neither are huge cells.
+    """
+    # Every cell goes through one of these. Nested functions are faster than functools.partial with
+    # keywords.
+    convert = CELL_TYPES[type_name].convert
+    parsed_format = parse_date_format(date_format)
+
+    def convert_number(cell: str) -> CellValue:
+        return convert(cell, decimal=decimal)
+
+    def convert_timestamp(cell: str) -> CellValue:
+        return to_timestamp(cell, timezone=timezone, is_activity_time=is_activity_time)
+
+    @lru_cache(MAX_CACHED_CELLS)
+    def convert_formatted_timestamp(cell: str) -> CellValue:
+        return to_formatted_timestamp(
+            cell,
+            date_format=parsed_format,
+            timezone=timezone,
+            is_activity_time=is_activity_time,
+        )
+
+    if type_name in ("integer", "float"):
+        return convert_number
+    if type_name != "timestamp":
+        return convert
+    if date_format:
+        return convert_formatted_timestamp
+    return convert_timestamp
+
+
+#### Ids
+
+MAX_IDENTITY = 255  # characters
+# The ids of most products, UUIDs and e-mail addresses, which no tool would have rewritten.
+PLAIN_ID = re.compile(
+    r"(?!-?\d+[eE]-\d)[\w-]*[0-9][\w-]*|\w[\w.+-]*@\w[\w.-]*", re.ASCII
+)
+# Ids that spreadsheets, data frames and programs have mangled.
+MANGLED_NUMBER = re.compile(
+    r"[+-]?\d+([.,]\d+)?[eE][+-]\d+"  # 1.23E+05; but 9e10 and 12E5 may be hexadecimal
+    r"|[+-]?\d[.,]\d+[eE]\d+"  # 1.23E5, as Java writes it
+    r"|[+-]?\d+[.,]0+"  # 1001.0
+    r"|\d{1,3}(,\d{2,3})*,\d{3}"  # 1,001, and 12,34,567 in India
+    r"|\d{1,3}([\u00a0\u2009\u202f'\u2019]\d{3})+"  # 1 001 and 1'001
+)
+GERMAN_GROUPS = re.compile(r"\d{1,3}(\.\d{3})+")  # if the decimal separator is a comma
+RENDERED_ID = re.compile(
+    r"""(?xs)
+      (?:new\s)? [A-Za-z_][\w.:]* \( \s* (['"]) .* \1 \s* \)   # UUID('...'), ObjectId("...")
+    | (?:\w+\.)* (?:ObjectI[dD]|C?S?L?UUID|Guid|Decimal\d*|Number\w+|u?[iI]nt\d*|Long|float\d*
+        |str_?|BinData|Binary|Some|Just) \( .* \)       # ObjectId(...), np.int64(7)
+    | \w+\(0x[0-9A-Fa-f]+\)                             # HASH(0x55d5c8)
+    | [bBuUrR]{1,2} (['"]) .* \2                        # b'u1'
+    | \\x (?:[0-9A-Fa-f]{2})+                           # \x7531: bytes in PostgreSQL
+    | (?:Optional)? \[ .* \]                            # ['u1'], Optional[u1]
+    | \( .* , .* \)                                     # ('u1',)
+    | \{ \s* [:'"$\w]+ ['"]? \s* [:=] .* \}             # {"$oid": ...}; but {uuid} is an id
+    """
+)
+QUOTED_ID = re.compile(
+    r"""(?s)(['"`]).*\1|[\u2018\u201c\u201e\u00ab].*[\u2019\u201d\u201c\u00bb]"""
+)
+TEXT_PREFIX = re.compile(r"'\d+")  # a spreadsheet's mark for "this number is text"
+# <br />, and Python's <User: u1>; but a < b > c is text.
+HTML_TAG = re.compile(r"<[A-Za-z/!?][^<>]*>")
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+RULED_LINE = re.compile(r":?[-\u2013\u2014\u2500=_+]{2,}:?")  # :---: in Markdown
+SUMMARY_LABEL = re.compile(r"(?i)(?:(?:grand|sub)?[\s-]*totals?|sum)\s*:?")
+
+
+def check_identity(cell: str, decimal: str = ".") -> str:
+    """Return the id unchanged; raise RowRejected if it isn't an id, or a tool mangled it.
+
+    With an id such as 1.23E+05, Intercom would create a second user, and the next export a third.
+    """
+    if len(cell) <= MAX_IDENTITY and PLAIN_ID.fullmatch(cell):
+        return cell
+    if problem := identity_problem(cell, decimal):
+        shown = repr(cell[:60])
+        reason = f"{shown} is not a valid id: {problem.detail}"
+        raise RowRejected(problem.category, reason)
+    return cell
+
+
+class IdentityProblem(NamedTuple):
+    """Why a cell can't be an id."""
+
+    category: str
+    detail: str
+
+
+def identity_problem(cell: str, decimal: str) -> IdentityProblem | None:
+    """Return why a cell can't be an id, or None if it can."""
+    if len(cell) > MAX_IDENTITY:
+        detail = f"{len(cell):,} characters; Intercom allows {MAX_IDENTITY}"
+        return IdentityProblem("id that is too long", detail)
+    has_german_groups = decimal == "," and GERMAN_GROUPS.fullmatch(cell)
+    if has_german_groups or MANGLED_NUMBER.fullmatch(cell):
+        detail = "a spreadsheet or data frame reformatted it; export ids as text"
+        return IdentityProblem("id reformatted by a spreadsheet or data frame", detail)
+    if is_spreadsheet_error(cell) or "\N{REPLACEMENT CHARACTER}" in cell:
+        detail = "a spreadsheet or a wrong conversion lost the value; export it again"
+        return IdentityProblem("id lost by a spreadsheet or a wrong conversion", detail)
+    if is_missing_word(cell):
+        detail = "it stands for a missing value; leave the cell empty"
+        return IdentityProblem("placeholder instead of an id", detail)
+    if RULED_LINE.fullmatch(cell):
+        return IdentityProblem("ruled line", "it is part of a ruled line, not a user")
+    return rendered_identity_problem(cell)
+
+
+def rendered_identity_problem(cell: str) -> IdentityProblem | None:
+    """Return the problem if a cell is an id with markup or source code around it, or None."""
+    if cell.startswith("="):
+        detail = "it is a spreadsheet's formula; export values instead"
+    elif HTML_TAG.search(cell):
+        detail = "it contains an HTML tag"
+    elif CONTROL_CHARACTER.search(cell):
+        detail = "it contains a control character or line break"
+    elif QUOTED_ID.fullmatch(cell) or TEXT_PREFIX.fullmatch(cell):
+        detail = "it is enclosed in quotes; remove them"
+    elif RENDERED_ID.fullmatch(cell):
+        detail = "a program wrote it as source code or JSON; export the id alone"
+    else:
+        return None
+    return IdentityProblem("id that contains markup or source code", detail)
+
+
+#### Settings
+
+# A new key is one line in the class of its section, and in config.ini. What depends on other keys
+# is checked in validate_<section>, in the next chapter.
+
+# Tokens and users' data never travel unencrypted, except to a test server on the same machine.
+# No credentials in URLs: they would end up in logs and in the messages of libraries.
+URL_PATTERN = (
+    r"(https://(?=[^/])|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@?#]*"
+)
+URL_HINT = "an https:// URL (http:// only for localhost) without credentials"
+# Tokens are often copied together with the header that the documentation shows around them.
+HINT_FOR_SECRETS = (
+    "the value alone, without spaces, quotes or the word Bearer; copy it again"
+)
+
+
+@dataclass(frozen=True)
+class SettingRule:
+    """The rule for a key of config.ini."""
+
+    default: Any  # its type is the key's type
+    pattern: (
+        str  # a regular expression for the whole value; a blank one is never checked
+    )
+    hint: str  # what is expected, for the message about a value that doesn't match
+    env: str = ""  # the environment variable that takes precedence
+    is_secret: bool = False
+    # Never show the value, even if it is invalid: a secret is easily pasted here by mistake.
+    is_hidden: bool = False
+    is_path: bool = False  # ~ is the home folder
+
+
+# By the type of the default: a pattern for the whole value, and what is expected.
+TYPE_PATTERNS = {
+    bool: ("(?i)true|t|yes|y|on|1|false|f|no|n|off|0", "true or false"),
+    int: ("[0-9]{1,9}", "a whole number such as 50"),
+    float: (r"[0-9]{1,9}(\.[0-9]*)?", "a number such as 30"),
+    str: (".*", "text"),
+}
+
+
+def setting(default: Any, pattern: str = "", hint: str = "", **options: Any) -> Any:
+    """Declare a key of config.ini. Without a pattern, any value of the default's type is valid."""
+    usual_pattern, usual_hint = TYPE_PATTERNS[type(default)]
+    rule = SettingRule(default, pattern or usual_pattern, hint or usual_hint, **options)
+    return field(default=default, metadata={"rule": rule})
+
+
+def secret(env: str, pattern: str = "[!-~]*", hint: str = HINT_FOR_SECRETS) -> Any:
+    """Declare a key whose value is never shown, and the environment variable that overrides it."""
+    return setting("", pattern, hint, env=env, is_secret=True, is_hidden=True)
+
+
+def path_setting(default: str = "") -> Any:
+    return setting(default, is_path=True)
+
+
+@dataclass
+class AwsSettings:
+    use_aws: bool = setting(False)
+    access_key: str = secret("AWS_ACCESS_KEY_ID")
+    secret_key: str = secret("AWS_SECRET_ACCESS_KEY")
+    bucket: str = setting("", r"(?!s3:)\S+", "the bucket name only, without s3://")
+    folder: str = setting("")
+    region: str = setting("")
+    endpoint_url: str = setting("", r"https?://[^/\s]\S*", "a URL such as https://host")
+    tmp_folder: str = path_setting()
+
+
+@dataclass
+class LocalSettings:
+    folder: str = path_setting(".")
+
+
+@dataclass
+class FileSettings:
+    select_latest: bool = setting(True)
+    time_format: str = setting("%Y-%m-%dT%H:%M:%S")
+    max_age_hours: float = setting(math.inf, hint="a number of hours such as 26")
+    name: str = path_setting()
+
+
+@dataclass
+class CsvSettings:
+    delimiter: str = setting(",", "(?i:tab)|[^\r\n]", "one character, or the word tab")
+    quote: str = setting('"', "(?i:none)|[^\r\n]", "one character, or the word none")
+    escape: str = setting("", "[^\r\n]", "one character such as \\, or blank")
+    encoding: str = setting("utf-8")
+    headings: str = setting("")
+    decimal: str = setting(".", "[.,]", ". or ,")
+    empty: str = setting("")
+    timezone: str = setting("UTC")
+    min_rows: int = setting(1)
+    max_not_imported: int = setting(0)
+    not_imported_folder: str = path_setting("not_imported")
+
+
+@dataclass
+class IntercomSettings:
+    api_id: str = secret("INTERCOM_API_ID")
+    api_key: str = secret("INTERCOM_API_KEY")
+    access_token: str = secret("INTERCOM_ACCESS_TOKEN")
+    user_url: str = setting(
+        "https://api.intercom.io/users",
+        f"{URL_PATTERN}/(users|contacts)",
+        f"{URL_HINT}, ending in /users or /contacts",
+    )
+    api_version: str = setting(
+        "",
+        r"[0-9]+\.[0-9]+|(?i:Preview)",
+        "a version such as 1.4, 2.14 or Preview",
+        is_hidden=True,
+    )
+    timeout: float = setting(30.0, is_hidden=True)  # between retries
+    retries: int = setting(50)
+    concurrency: int = setting(1, "[1-9][0-9]{0,2}", "a whole number from 1 to 999")
+    skip_unchanged: bool = setting(False)
+    state_file: str = path_setting()  # by default, next to the config file
+    unarchive: bool = setting(False)
+    create_attributes: bool = setting(False)
+
+
+@dataclass
+class HipchatSettings:
+    use_hipchat: bool = setting(False)
+    api_key: str = secret("HIPCHAT_API_KEY")
+    room_id: str = setting("")
+    sender: str = setting(
+        "Intercom Import",
+        "[A-Za-z0-9 _-]{1,15}",
+        "1 to 15 characters: letters, digits, space, - and _",
+    )
+    api_url: str = setting("https://api.hipchat.com/v1/", URL_PATTERN, URL_HINT)
+
+
+@dataclass
+class SlackSettings:
+    use_slack: bool = setting(False)
+    webhook_url: str = secret("SLACK_WEBHOOK_URL", URL_PATTERN, URL_HINT)
+    channel: str = setting("", "[#@].+", "#channel or @user", is_hidden=True)
+    username: str = setting("")
+    icon_url: str = setting("")
+    icon_emoji: str = setting("")
+
+
+@dataclass
+class LogSettings:
+    use_logs: bool = setting(True)
+    folder: str = path_setting("logs")
+    keep_days: float = setting(math.inf, hint="a number of days such as 90")
+
+
+# Keys whose names Python doesn't allow as attributes: `from` is a keyword.
+ATTRIBUTE_NAMES = {"from": "sender"}
+
+
+@dataclass
+class Settings:
+    """All settings, one attribute per section of config.ini, and values derived from them."""
+
+    aws: AwsSettings = field(default_factory=AwsSettings)
+    local: LocalSettings = field(default_factory=LocalSettings)
+    file: FileSettings = field(default_factory=FileSettings)
+    csv: CsvSettings = field(default_factory=CsvSettings)
+    intercom: IntercomSettings = field(default_factory=IntercomSettings)
+    hipchat: HipchatSettings = field(default_factory=HipchatSettings)
+    slack: SlackSettings = field(default_factory=SlackSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+    mappings: list[FieldMapping] = field(default_factory=list)
+    # Places of keys in [user] that aren't supported fields, such as "[user] phone".
+    ignored_keys: list[str] = field(default_factory=list)
+    timezone: tzinfo = timezone.utc  # that of [csv] timezone
+    files_with_secrets: list[Path] = field(default_factory=list)  # config.ini, .env
+    exports_are_in_s3: bool = False  # also if --local makes this run read from disk
 
     @property
-    def contacts(self) -> bool:
-        """Whether user_url speaks API 2.x, where users are contacts."""
-        return self.intercom_user_url.endswith("/contacts")
+    def uses_contacts(self) -> bool:
+        """Whether user_url is the /contacts endpoint of API 2.x."""
+        return self.intercom.user_url.endswith("/contacts")
+
+    @property
+    def api_version(self) -> str:
+        """The Intercom-Version header. Users became contacts in version 2.0."""
+        if self.intercom.api_version:
+            return self.intercom.api_version.capitalize()
+        return "2.14" if self.uses_contacts else "1.4"
 
     @property
     def authorization(self) -> str:
-        """The Authorization header: bearer where there is a token, else basic."""
-        pair = f"{self.intercom_api_id}:{self.intercom_api_key}".encode()
-        token = self.intercom_access_token
-        return f"Bearer {token}" if token else f"Basic {base64.b64encode(pair).decode()}"
+        """The Authorization header: Bearer if an access token is set, otherwise Basic."""
+        if self.intercom.access_token:
+            return f"Bearer {self.intercom.access_token}"
+        credentials = f"{self.intercom.api_id}:{self.intercom.api_key}"
+        return f"Basic {base64.b64encode(credentials.encode()).decode()}"
+
+    @property
+    def csv_format(self) -> CsvFormat:
+        """[csv] as the reader needs it: without the words tab and none."""
+        delimiter = self.csv.delimiter
+        if delimiter.lower() == "tab":
+            delimiter = "\t"
+        quote_character = self.csv.quote
+        if quote_character.lower() == "none":
+            quote_character = ""
+        return CsvFormat(
+            delimiter=delimiter,
+            quote=quote_character,
+            escape=self.csv.escape,
+            encoding=self.csv.encoding,
+        )
+
+    @property
+    def attribute_mappings(self) -> list[FieldMapping]:
+        return [mapping for mapping in self.mappings if mapping.is_attribute]
 
 
-KEYS = {name: default for name, default in Settings._field_defaults.items() if "_" in name}
-SECRETS = {  # and what wins over them: variables of the environment, or of .env
-    "intercom_api_id": "INTERCOM_API_ID",
-    "intercom_api_key": "INTERCOM_API_KEY",
-    "intercom_access_token": "INTERCOM_ACCESS_TOKEN",
-    "hipchat_api_key": "HIPCHAT_API_KEY",
-    "slack_webhook_url": "SLACK_WEBHOOK_URL",
-    "aws_access_key": "AWS_ACCESS_KEY_ID",
-    "aws_secret_key": "AWS_SECRET_ACCESS_KEY",
-}
-# Where a secret is easily pasted by mistake, what is refused isn't shown either.
-NEVER_SHOWN = {*SECRETS, "slack_channel", "intercom_api_version", "intercom_timeout"}
-URL = r"(https://(?=[^/])|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@?#]*"
-URL_FORM = "an https:// URL (http:// only on this machine) without name or password"
-# What a value has to look like, and how that is said behind "write".
-FORMS = dict.fromkeys(SECRETS, ("[!-~]*", "it anew: no key holds such a character")) | {
-    "aws_bucket": (r"(?!s3:)\S+", "the name alone, without s3://"),
-    "aws_endpoint_url": (r"https?://[^/\s]\S*", "a URL such as https://host"),
-    "csv_delimiter": ('tab|[^"\r\n]', "one character, or the word tab"),
-    "csv_decimal": ("[.,]", ". or ,"),
-    "intercom_user_url": (URL + "/(users|contacts)", URL_FORM + ", ending in /users or /contacts"),
-    "intercom_api_version": (r"[0-9]+\.[0-9]+", "a version such as 1.4 or 2.14"),
-    "intercom_concurrency": ("[1-9][0-9]{0,2}", "a whole number from 1 to 999"),
-    "hipchat_from": ("[A-Za-z0-9 _-]{1,15}", "1 to 15 letters, digits, spaces, - or _"),
-    "hipchat_api_url": (URL, URL_FORM),
-    "slack_webhook_url": (URL, URL_FORM),
-    "slack_channel": ("[#@].+", "#channel or @user"),
-}
-TYPE_FORMS = {
-    bool: ("(?i)true|t|yes|y|on|1|false|f|no|n|off|0", "true or false"),
-    int: (r"[0-9]{1,9}", "a whole number such as 50"),
-    float: (r"[0-9]{1,9}(\.[0-9]*)?", "a number such as 30"),
-    str: (".*", ""),
-}
-NEEDED = ("aws_bucket", "hipchat_api_key", "hipchat_room_id", "slack_webhook_url")
-CONSTANT = re.compile("'(.*)'")  # in single quotes, where otherwise a heading stands
-TYPE_NAMES = "|".join(TYPES).replace(" ", r"\s+")
-TYPED = re.compile(rf"(.*):\s*(?:((?i:{TYPE_NAMES}))|(?i:timestamp)\s+(\S.*))")
-OTHER_TYPES = ("number", "int", "decimal", "double", "bool", "date", "datetime", "text", "str")
+SECTIONS = ("aws", "local", "file", "csv", "intercom", "hipchat", "slack", "log")
+MAPPING_SECTIONS = ("user", "custom_attributes")
 
 
-#### Reading the settings
+def rules_of(section: object) -> dict[str, SettingRule]:
+    """Return the rule of each key of a section, by the key as it is spelled in config.ini."""
+    key_names = {attribute: key for key, attribute in ATTRIBUTE_NAMES.items()}
+    rules = {}
+    for attribute in fields(section):  # type: ignore[arg-type]  # each section is a dataclass
+        key = key_names.get(attribute.name, attribute.name)
+        rules[key] = attribute.metadata["rule"]
+    return rules
 
 
-# Text by section and key, and its place as it may be shown: [section] key, or where that could be
-# a misplaced secret, its line alone. A blank key is the section itself.
-Entries = dict[tuple[str, str], tuple[str, str]]
+class Problems:
+    """Problems with the settings, by place, in the order in which they were found."""
+
+    def __init__(self) -> None:
+        self.by_place: dict[str, str] = {}
+
+    def add(self, place: str, problem: str) -> None:
+        """Add a problem. Only the first one per place counts: later ones follow from it.
+
+        A place is "[section] key", "[section]", "line 12", "the file", or the name of another file
+        or of an environment variable.
+        """
+        self.by_place.setdefault(place, problem)
+
+    def __bool__(self) -> bool:
+        return bool(self.by_place)
+
+    def concern(self, section: str) -> bool:
+        """Return whether any of the problems is in this section."""
+        return any(place.startswith(f"[{section}]") for place in self.by_place)
+
+    def lines(self, config_name: str) -> list[str]:
+        """Return one line per problem. Places in the config file are prefixed with its name."""
+        lines = []
+        for place, problem in self.by_place.items():
+            line = f"{place}: {problem}"
+            if place.startswith(("[", "line ", "the ")):
+                line = f"{config_name}: {line}"
+            lines.append(line)
+        return lines
 
 
-def parse_config(path: Path, problems: dict[str, str]) -> Entries:
-    """The file's entries by the rules of configparser, which would end with its first problem."""
-    entries: Entries = {}
-    text = path.read_bytes().decode("utf-8-sig", "replace")
-    if "\N{REPLACEMENT CHARACTER}" in text:
-        problems["encoding"] = "the file is not UTF-8; save it as UTF-8"
-        text = "" if "\0" in text else text  # UTF-16: each line would be a problem
-    section, place, depth = "", "", math.inf
-    for number, raw in enumerate(text.split("\n"), 1):
-        line, indent = raw.replace("\0", "").strip(), len(raw) - len(raw.lstrip())
-        header = re.fullmatch(r"\[(.+)\]", line)
-        key, equals, value = map(str.strip, line.partition("="))
-        section, key = (header[1], "") if header else (section, key)
-        # What is no entry of its own.
-        where, problem = f"line {number}", ""
-        if "\0" in raw:
-            problem = "holds a NUL character; write the line anew"
-        elif not line or line[0] in "#;":
-            depth = math.inf  # a value goes on in the lines directly below it, further in
-        elif indent > depth:
-            where, problem = place, f"goes on in line {number}; write it on one line"
-        elif not (header or (section and key and equals and line[0] != "[")):
-            problem = "is not `key = value` below a [section]; write it so"
-        else:
-            # An entry, and the place by which it may be named.
-            is_safe = all(re.fullmatch("[a-z0-9_]{0,30}", word) for word in (section, key))
-            place = f"[{section}] {key}".rstrip() if is_safe else where
-            depth = math.inf if header else indent
-            if (section, key) in entries:
-                where = entries[section, key][1]
-                problem = f"stands there twice, again in line {number}; write it once"
-            entries[section, key] = re.sub('^"([^"]*)"$', r"\1", value), place
-        if problem:
-            problems[where] = problem
-    return entries
+@dataclass(eq=False)
+class FieldMapping:
+    """Maps a column, or a constant, to an Intercom field or custom attribute."""
+
+    name: str  # of the field or attribute
+    heading: str  # normalized; blank for a constant
+    type_name: str  # a key of CELL_TYPES
+    date_format: str  # of a timestamp, as in strptime; blank: UNIX seconds or ISO 8601
+    is_attribute: bool
+    convert: Callable[[str], CellValue]  # raises ValueError or RowRejected
+    is_constant: bool = False
+    constant: str = ""  # as written
+    value: CellValue | None = None  # of a constant that isn't blank
+
+    def describe_type(self) -> str:
+        return f"{self.type_name} {self.date_format}".rstrip()
+
+    @property
+    def place(self) -> str:
+        """Its place in config.ini."""
+        section = "custom_attributes" if self.is_attribute else "user"
+        return f"[{section}] {self.name}"
 
 
-def load_dotenv(path: Path, problems: dict[str, str]) -> None:
-    """Put what .env defines into the environment, where the environment doesn't define it."""
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError  # a pipe would hang the run
-        text = path.read_text("utf-8-sig") if path.exists() else ""
-    except (OSError, UnicodeDecodeError):
-        problems[".env"] = "can't be read; make it a file in UTF-8 that this account may read"
+QUOTED_CONSTANT = re.compile("'(.*)'")  # a text in single quotes, in place of a heading
+# Type names of other programs; as the last word after a colon, hardly part of a heading.
+COMMON_WRONG_TYPE = re.compile(
+    "(?i)number|int|decimal|double|bool|date|datetime|text|str"
+)
+# The types that [user] and [custom_attributes] may have after the last colon.
+MAPPING_TYPES = ("string", "integer", "float", "boolean", "not boolean", "timestamp")
+TYPE_NAMES_PATTERN = "|".join(MAPPING_TYPES).replace(" ", r"\s+")
+TYPE_SUFFIX = re.compile(
+    rf"(.*):\s*(?:((?i:{TYPE_NAMES_PATTERN}))|(?i:timestamp)\s+(\S.*))"
+)
+
+
+@dataclass(frozen=True)
+class TypedHeading:
+    """The three parts of `heading : type format`."""
+
+    heading: str
+    type_name: str
+    date_format: str
+
+
+def split_type(text: str, default_type: str) -> TypedHeading:
+    """Split `heading : type format` at the last colon that is followed by a type.
+
+    So headings and formats may contain colons: `Date: of joining : timestamp %d/%m/%Y %H:%M`.
+    Raise ValueError if the type is unknown or the format is not a complete date.
+    """
+    if QUOTED_CONSTANT.fullmatch(text):
+        return TypedHeading(text, default_type, "")
+    match = TYPE_SUFFIX.fullmatch(text)
+    if not match:
+        check_last_word(text)
+        return TypedHeading(text, default_type, "")
+    heading, type_name, date_format = match.groups("")
+    if date_format:
+        check_date_format(date_format)
+        return TypedHeading(heading.strip(), "timestamp", date_format)
+    return TypedHeading(heading.strip(), " ".join(type_name.lower().split()), "")
+
+
+def check_last_word(text: str) -> None:
+    """Raise ValueError if the last word after ` :` looks like a type but isn't one.
+
+    Without the blank before the colon it is more likely the end of a heading, as in `Note: text`.
+    """
+    match = re.search(r"\s:\s*(\w+)$", text)
+    if not match:
         return
-    for binding in dotenv.parser.parse_stream(io.StringIO(text)):
-        if binding.error or re.search("[\0=]", binding.key or "") or "\0" in (binding.value or ""):
-            original = binding.original.string
-            blank_lines = original[: len(original) - len(original.lstrip())].count("\n")
-            line = binding.original.line + blank_lines
-            problems[f".env, line {line}"] = "is not NAME=value; write it so"
-        elif binding.key and binding.value is not None:
-            os.environ.setdefault(binding.key, binding.value)
+    word = match[1]
+    if COMMON_WRONG_TYPE.fullmatch(word) or closest_names(
+        word, MAPPING_TYPES, cutoff=0.75
+    ):
+        known = ", ".join(MAPPING_TYPES)
+        raise ValueError(
+            f"unknown type '{word[:20]}' (expected {known}, or timestamp FORMAT)"
+        )
 
 
-def orders_times(form: str) -> bool:
-    """Whether strptime's `form` tells which of two times is newer: it has a year, and no part
-    without the next larger one, as an hour without its day, or %I without %p."""
-    moments = [datetime(2025, 11, 23, 22, 47, 38, 123456, timezone.utc)]
-    for part in ("microsecond", "second", "minute", "hour", "day", "month"):
-        least: dict[str, Any] = {part: 1 if part in ("day", "month") else 0}
-        moments.append(moments[-1].replace(**least))
-    try:  # a form with an hour and no day is read as some other day
-        written = format(moments[0], form)
-        read = datetime.strptime(written, form).replace(tzinfo=timezone.utc)
+def check_date_format(date_format: str) -> None:
+    """Raise ValueError if a strptime format doesn't identify a day."""
+    shown = ""
+    if len(date_format) <= MAX_SHOWN_VALUE:
+        shown = f"'{date_format}' "
+    if has_zone_name(date_format):
+        raise ValueError(
+            f"the format {shown}contains %Z, which is ignored when a date is read; "
+            "use %z for an offset, or write the zone's name literally"
+        )
+    if not is_sortable_format(date_format):
+        raise ValueError(
+            f"the format {shown}is not a complete date format; use one such as %d/%m/%Y"
+        )
+
+
+def has_zone_name(date_format: str) -> bool:
+    """Return whether a strptime format contains %Z (but %%Z is a percent sign and a Z).
+
+    strptime accepts UTC, GMT and the names of the local zone there, and ignores them: "10:00 EST"
+    would be read as ten o'clock in [csv] timezone.
+    """
+    return re.search(r"(?<!%)(%%)*%Z", date_format) is not None
+
+
+def is_sortable_format(date_format: str) -> bool:
+    """Return whether dates in this strptime format can be sorted by time.
+
+    It needs a year, and no unit without the next larger one: no hour without a day, no %I
+    without %p. To find out, format a moment and parse it again: the result has to be the same
+    moment, possibly without its smallest units.
+    """
+    # A late hour, as %I without %p reads 22:47 as 10:47; no unit has its lowest value.
+    moment = datetime(2025, 11, 23, 22, 47, 38, 123456, timezone.utc)
+    expected = [moment]
+    for unit in ("microsecond", "second", "minute", "hour", "day", "month"):
+        lowest: dict[str, Any] = {unit: 1 if unit in ("day", "month") else 0}
+        expected.append(expected[-1].replace(**lowest))
+    try:
+        written = moment.strftime(date_format)
+        read = datetime.strptime(written, date_format).replace(tzinfo=timezone.utc)
     except (ValueError, re.error):
         return False
-    return read in moments and format(read, form) == written
+    return read in expected and read.strftime(date_format) == written
 
 
-def find_zone(name: str) -> tzinfo | None:
-    """The zone of IANA's list, by the system or, where it has none (Windows), by dateutil's."""
+def parse_mapping(
+    name: str, text: str, *, is_attribute: bool, settings: Settings
+) -> FieldMapping:
+    """Parse one `name = text` of [user] or [custom_attributes]; raise ValueError if it's wrong."""
+    if is_attribute and not re.fullmatch(f"[^.$]{{1,{MAX_ATTRIBUTE_NAME}}}", name):
+        raise ValueError(
+            f"attribute names can't contain . or $ or exceed {MAX_ATTRIBUTE_NAME} characters"
+        )
+    default_type = "string" if is_attribute else FIELDS[name]
+    typed = split_type(text, default_type)
+    type_name = typed.type_name
+    if not is_attribute:
+        check_field_type(name, typed)
+        if type_name == "string":
+            # `email = Mail : string` is still an e-mail address.
+            type_name = default_type
+    heading = unquote_value(typed.heading)  # also in `"Joined : on" : timestamp`
+    mapping = FieldMapping(
+        name,
+        normalize_heading(heading),
+        type_name,
+        typed.date_format,
+        is_attribute,
+        mapping_converter(name, type_name, typed.date_format, is_attribute, settings),
+    )
+    if constant := QUOTED_CONSTANT.fullmatch(heading):
+        set_constant(mapping, constant[1])
+    return mapping
+
+
+def check_field_type(name: str, typed: TypedHeading) -> None:
+    """Raise ValueError if a type is given that isn't the field's own."""
+    own_type = FIELDS[name]
+    allowed = {own_type}
+    if own_type == "boolean":
+        allowed.add("not boolean")
+    if own_type in ("id", "email"):
+        allowed.add("string")
+    if typed.type_name in allowed:
+        return
+    if own_type == "id":
+        own_type = "string"
+    raise ValueError(f"the type is always {own_type}; remove ': {typed.type_name}'")
+
+
+def mapping_converter(
+    name: str, type_name: str, date_format: str, is_attribute: bool, settings: Settings
+) -> Callable[[str], CellValue]:
+    """Return the function that converts the cells of a mapped column."""
+    decimal = settings.csv.decimal
+    if type_name == "id":
+        return lambda cell: check_identity(cell, decimal)
+    if type_name == "string":
+        return to_attribute_text if is_attribute else to_text
+    return make_converter(
+        type_name,
+        decimal=decimal,
+        timezone=settings.timezone,
+        date_format=date_format,
+        is_activity_time=not is_attribute and name in ACTIVITY_FIELDS,
+    )
+
+
+def set_constant(mapping: FieldMapping, constant: str) -> None:
+    """Make a mapping send the same value for every user; raise ValueError if it isn't valid."""
+    mapping.is_constant = True
+    mapping.constant = constant
+    mapping.heading = ""
+    cell = clean_cell(constant)
+    if not cell:
+        return
+    try:
+        mapping.value = mapping.convert(cell)
+    except (ValueError, RowRejected) as error:
+        shown = ""
+        if len(constant) <= MAX_SHOWN_VALUE:
+            shown = f"'{constant}' "
+        raise ValueError(f"the constant {shown}is invalid: {error}") from None
+
+
+#### Reading config.ini
+
+# Longest invalid value and unknown name that a message shows. Tokens and keys are longer, and are
+# easily pasted into the wrong line; then the message ends up in a log or a chat.
+MAX_SHOWN_VALUE = 20
+HARMLESS_NAME = re.compile("[a-z0-9_]{0,30}")
+MAX_BAD_LINES = 3  # lines that aren't settings; any others are only counted
+
+
+@dataclass
+class RawEntry:
+    """A key of config.ini as written, or a [section] if the key is blank."""
+
+    value: str
+    place: str  # as it may be shown: "[section] key", or its line if that could be a secret
+
+
+RawEntries = dict[tuple[str, str], RawEntry]  # by section and key
+
+
+def closest_names(
+    name: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.0
+) -> list[str]:
+    """Return the known names closest to `name`, ignoring case.
+
+    A cutoff of 0 allows any name, 1 only the same one. From 0.6 on, names look alike; from 0.75 on,
+    one is most likely a misspelling of the other (`nmae` and name, but not `role` and name).
+    """
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.lower(), by_lower_case, count, cutoff)
+    return [by_lower_case[match] for match in matches]
+
+
+def unquote_value(text: str) -> str:
+    """Remove double quotes around a value. They keep blanks at its ends; a single `"` is itself."""
+    return re.sub('^"([^"]*)"$', r"\1", text)
+
+
+class ConfigFileParser:
+    """Parses config.ini by configparser's rules, but collects all errors.
+
+    configparser itself would stop at the first duplicate key, and show lines that may be secrets.
+    """
+
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
+        self.entries: RawEntries = {}
+        self.bad_lines: list[int] = []  # lines that are neither entries nor comments
+        self.section = ""
+        self.last_place = ""
+        # configparser would add a line that is indented deeper than this to the value above it.
+        self.continuation_indent = math.inf
+
+    def parse(self, text: str) -> RawEntries:
+        """Parse the text of the file; errors are added to `problems`."""
+        for number, line in enumerate(text.split("\n"), 1):
+            self.parse_line(number, line)
+        self.report_bad_lines()
+        return self.entries
+
+    def report_bad_lines(self) -> None:
+        if self.bad_lines and not self.entries:
+            # Most likely --config names a CSV file, and listing its lines would not help.
+            self.problems.add(
+                f"line {self.bad_lines[0]}",
+                "is not `key = value` inside a [section], nor is any other line; "
+                "is this a config file?",
+            )
+            return
+        for number in self.bad_lines[:MAX_BAD_LINES]:
+            self.problems.add(
+                f"line {number}",
+                "is not a [section], or `key = value` inside one; "
+                "comments need lines of their own, with # in front",
+            )
+        more = len(self.bad_lines) - MAX_BAD_LINES
+        if more > 0:
+            lines = pluralize(more, "other line")
+            self.problems.add("the file", f"has {lines} like that")
+
+    def parse_line(self, number: int, line: str) -> None:
+        if "\0" in line:
+            self.problems.add(
+                f"line {number}", "contains a NUL character; retype the line"
+            )
+            line = line.replace("\0", "")
+        stripped = line.strip()
+        indent = len(line) - len(line.lstrip())
+        if not stripped or stripped[0] in "#;":
+            self.continuation_indent = math.inf
+        elif indent > self.continuation_indent:
+            self.problems.add(
+                self.last_place, f"continues on line {number}; put it on one line"
+            )
+        else:
+            self.parse_entry(number, stripped, indent)
+
+    def parse_entry(self, number: int, line: str, indent: int) -> None:
+        header = re.match(r"\[([^\]]+)\]", line)
+        if header:
+            self.section = header[1]
+            self.continuation_indent = math.inf
+            if header.end() < len(line):
+                # configparser ignores the rest of the line, even if it is a setting.
+                self.bad_lines.append(number)
+            else:
+                self.add_entry(number, "", "")
+            return
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if self.section and key and equals and line[0] != "[":
+            self.continuation_indent = indent
+            self.add_entry(number, key, unquote_value(value))
+        else:
+            self.bad_lines.append(number)
+
+    def add_entry(self, number: int, key: str, value: str) -> None:
+        """Keep an entry. Its names are shown only if they can't be a misplaced secret."""
+        place = f"line {number}"
+        if HARMLESS_NAME.fullmatch(self.section) and HARMLESS_NAME.fullmatch(key):
+            place = f"[{self.section}] {key}".rstrip()
+        if (self.section, key) in self.entries:
+            earlier = self.entries[self.section, key].place
+            self.problems.add(
+                earlier, f"appears twice, again on line {number}; keep only one"
+            )
+        self.entries[self.section, key] = RawEntry(value, place)
+        self.last_place = place
+
+
+def read_config(path: Path, problems: Problems) -> RawEntries:
+    """Read the config file. Raise OSError if it can't be read."""
+    # With invalid bytes replaced, the other lines (most are ASCII) can still be checked.
+    text = path.read_text("utf-8-sig", errors="replace")
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        problems.add("the file", "is not UTF-8; save it as UTF-8")
+        if "\0" in text:
+            return {}  # UTF-16: every line would be reported
+    return ConfigFileParser(problems).parse(text)
+
+
+def read_dotenv(path: Path, problems: Problems) -> dict[str, str]:
+    """Return the variables that .env sets; if a name appears twice, the last one wins.
+
+    python-dotenv only logs what it can't parse; here that is a problem like any other. Unlike its
+    dotenv_values(), this doesn't replace ${NAME} in a value: a token may contain such characters.
+    """
+    variables: dict[str, str] = {}
+    try:
+        if not path.exists():
+            return variables
+        if not path.is_file():
+            raise OSError  # reading a named pipe would block
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        problems.add(
+            ".env", "can't be read; it must be a UTF-8 file readable by this account"
+        )
+        return variables
+    for binding in dotenv.parser.parse_stream(io.StringIO(text)):
+        name = binding.key or ""
+        value = binding.value or ""
+        # os.environ accepts neither names with = nor a NUL.
+        if binding.error or "=" in name or "\0" in name + value:
+            # python-dotenv counts the blank lines above it as part of the line.
+            written = binding.original.string
+            blank_lines = written[: len(written) - len(written.lstrip())].count("\n")
+            line = binding.original.line + blank_lines
+            problems.add(f".env, line {line}", "is not NAME=value")
+            return variables
+        if name:
+            variables[name] = value
+    return variables
+
+
+def load_dotenv(path: Path, settings: Settings, problems: Problems) -> None:
+    """Load .env into os.environ. Only variables that are set and not blank take precedence."""
+    variables = read_dotenv(path, problems)
+    for name, value in variables.items():
+        if value and not os.environ.get(name, "").strip():
+            os.environ[name] = value
+    secret_names = {rule.env for rule in secret_rules(settings).values()}
+    secret_names.add("AWS_SESSION_TOKEN")
+    if any(variables.get(name) for name in secret_names):
+        settings.files_with_secrets.append(path)
+
+
+def load_timezone(name: str) -> tzinfo | None:
+    """Look up an IANA time zone in the system's database or, on Windows, in dateutil's copy."""
     import zoneinfo
 
+    # Minimal containers have no time zones at all; the default should work there.
     if name.upper() in ("UTC", "GMT"):
         return timezone.utc
     try:
@@ -556,2208 +1874,8094 @@ def find_zone(name: str) -> tzinfo | None:
         return zone
 
 
-def is_valid(action: Callable[..., object], *arguments: object) -> bool:
-    """Whether a library takes what it is given."""
+def parse_section(
+    section_name: str, section: object, entries: RawEntries, problems: Problems
+) -> None:
+    """Set a section's attributes from the entries and the environment, and remove those entries."""
+    for key, rule in rules_of(section).items():
+        entry = entries.pop((section_name, key), None)
+        text = entry.value if entry else ""
+        origin = ""
+        if rule.is_path:
+            text = os.path.expanduser(text)  # noqa: PTH111 - keeps an unknown ~user as it is
+        # A blank variable counts as unset: `NAME: ${NAME}` in a compose file makes such ones.
+        if rule.env and os.environ.get(rule.env, "").strip():
+            text = os.environ[rule.env].strip()
+            origin = f" of {rule.env}, in the environment or .env"
+        if not text:
+            continue
+        if re.fullmatch(rule.pattern, text):
+            value = parse_value(text, rule)
+            setattr(section, ATTRIBUTE_NAMES.get(key, key), value)
+        else:
+            shown = describe_invalid(text, rule)
+            problems.add(
+                f"[{section_name}] {key}", f"{shown}{origin} (expected {rule.hint})"
+            )
+
+
+def parse_value(text: str, rule: SettingRule) -> Any:
+    """Convert a valid text to the type of the key's default."""
+    if isinstance(rule.default, bool):
+        return to_boolean(text)
+    return type(rule.default)(text)
+
+
+def describe_invalid(text: str, rule: SettingRule) -> str:
+    """Return "invalid value 'x'", without the value if it could be a secret."""
+    has_password = "://" in text or "@" in text  # such as ada:password@minio
+    if rule.is_hidden or has_password or len(text) > MAX_SHOWN_VALUE:
+        return "invalid value"
+    return f"invalid value '{text}'"
+
+
+def parse_mappings(settings: Settings, entries: RawEntries, problems: Problems) -> None:
+    """Parse [user] and [custom_attributes], and remove their entries.
+
+    The mappings are in a fixed order, so that reordering config.ini changes no digest.
+    """
+    keys = [("user", name) for name in FIELDS]
+    keys += sorted(key for key in entries if key[0] == "custom_attributes" and key[1])
+    for section, name in keys:
+        entry = entries.pop((section, name), None)
+        if not entry or not entry.value:
+            continue
+        is_attribute = section == "custom_attributes"
+        try:
+            mapping = parse_mapping(
+                name, entry.value, is_attribute=is_attribute, settings=settings
+            )
+            settings.mappings.append(mapping)
+        except ValueError as error:
+            place = entry.place
+            if is_attribute and len(name) <= MAX_ATTRIBUTE_NAME:
+                # Attributes may have any name; without it, the message would not identify one.
+                place = f"[{section}] {name}"
+            problems.add(place, str(error))
+
+
+def report_unknown_entries(
+    settings: Settings, entries: RawEntries, problems: Problems
+) -> None:
+    """Report the remaining entries as unknown; fields that are only unsupported are ignored.
+
+    Keys of an unknown section aren't reported one by one: the section's name is the problem.
+    """
+    for (section, key), entry in entries.items():
+        if not key:
+            if section not in (*SECTIONS, *MAPPING_SECTIONS):
+                problems.add(entry.place, unknown_section(section))
+        elif section == "user":
+            report_unknown_field(key, entry, settings, problems)
+        elif section in SECTIONS:
+            problems.add(entry.place, unknown_key(section, key, settings))
+
+
+def unknown_section(name: str) -> str:
+    known = (*SECTIONS, *MAPPING_SECTIONS)
+    # There are so few sections that listing them all helps more than a poor guess.
+    similar = closest_names(name, known, cutoff=0.6)
+    if similar:
+        return f"unknown section (did you mean [{similar[0]}]?)"
+    return f"unknown section (known sections: {', '.join(known)})"
+
+
+def unknown_key(section: str, key: str, settings: Settings) -> str:
+    # A key in the wrong section, such as max_age_hours in [csv], isn't misspelled.
+    homes = [
+        f"[{name}]" for name in SECTIONS if key in rules_of(getattr(settings, name))
+    ]
+    if homes:
+        return f"unknown key in this section (it belongs in {' or '.join(homes)})"
+    known = list(rules_of(getattr(settings, section)))
+    similar = closest_names(key, known)
+    return f"unknown key (did you mean {similar[0]}?)"
+
+
+def report_unknown_field(
+    key: str, entry: RawEntry, settings: Settings, problems: Problems
+) -> None:
+    """Report a misspelled field of [user] as a problem; other keys are only ignored.
+
+    `userid` would lose the identity, but `phone` is an Intercom field that isn't supported here.
+    """
+    similar = closest_names(key, FIELDS, cutoff=0.75)
+    if similar and key not in UNSUPPORTED_FIELDS:
+        place = f"[user] {key}"  # too similar to a field name to be a secret
+        problems.add(place, f"unknown field (did you mean {similar[0]}?)")
+    else:
+        settings.ignored_keys.append(entry.place)
+
+
+def load_settings(
+    path: Path, arguments: argparse.Namespace
+) -> tuple[Settings, Problems]:
+    """Merge command line, environment, .env and config file; return settings and problems.
+
+    Raise OSError if the config file can't be read.
+    """
+    problems = Problems()
+    settings = Settings()
+    entries = read_config(path, problems)
+    if problems and not entries:
+        return (
+            settings,
+            problems,
+        )  # it isn't a config file; all other problems follow from that
+    if has_secrets(settings, entries):
+        settings.files_with_secrets.append(path)
+    load_dotenv(path.parent / ".env", settings, problems)
+    for section_name in SECTIONS:
+        parse_section(section_name, getattr(settings, section_name), entries, problems)
+    register_all_secrets(settings)
+    set_timezone(settings, problems)  # before the mappings, whose converters need it
+    parse_mappings(settings, entries, problems)
+    report_unknown_entries(settings, entries, problems)
+    if not settings.intercom.state_file:
+        state_file = path.absolute().parent / "sent_users.sqlite3"
+        settings.intercom.state_file = str(state_file)
+    apply_arguments(settings, arguments)
+    validate(settings, problems, needs_services=not arguments.dry_run)
+    return settings, problems
+
+
+def set_timezone(settings: Settings, problems: Problems) -> None:
+    """Look up [csv] timezone."""
+    zone = load_timezone(settings.csv.timezone)
+    if zone:
+        settings.timezone = zone
+        return
+    shown = describe_invalid(settings.csv.timezone, rules_of(settings.csv)["timezone"])
+    problems.add(
+        "[csv] timezone", f"{shown} (expected an IANA name such as Europe/Berlin)"
+    )
+
+
+def apply_arguments(settings: Settings, arguments: argparse.Namespace) -> None:
+    """Let the command line override the settings."""
+    settings.exports_are_in_s3 = settings.aws.use_aws
+    if arguments.local:
+        settings.aws.use_aws = False
+    if arguments.filename:
+        settings.file.select_latest = False
+        settings.file.name = arguments.filename
+
+
+def secret_rules(settings: Settings) -> dict[tuple[str, str], SettingRule]:
+    """Return the rules of the keys whose values are secrets, by section and key."""
+    rules = {}
+    for section_name in SECTIONS:
+        for key, rule in rules_of(getattr(settings, section_name)).items():
+            if rule.is_secret:
+                rules[section_name, key] = rule
+    return rules
+
+
+def has_secrets(settings: Settings, entries: RawEntries) -> bool:
+    """Return whether config.ini itself contains a secret."""
+    found = [entries.get(place) for place in secret_rules(settings)]
+    return any(entry and entry.value for entry in found)
+
+
+def register_all_secrets(settings: Settings) -> None:
+    """Register the secret keys, passwords inside URLs, and what boto3 reads by itself."""
+    for section_name, key in secret_rules(settings):
+        # The parts of a webhook's URL are secrets too.
+        if key != "webhook_url":
+            register_secret(getattr(getattr(settings, section_name), key))
+    register_secret_url(settings.slack.webhook_url)
+    if settings.intercom.access_token:
+        register_secret(f"Bearer {settings.intercom.access_token}")
+    if settings.intercom.api_key:
+        register_secret(f"{settings.intercom.api_id}:{settings.intercom.api_key}")
+    register_secret(os.environ.get("AWS_SESSION_TOKEN", ""))
+    urls = [
+        value
+        for name, value in os.environ.items()
+        if name.startswith("AWS_ENDPOINT_URL")
+    ]
+    urls += [
+        settings.aws.endpoint_url,
+        settings.intercom.user_url,
+        settings.hipchat.api_url,
+    ]
+    for url in [*urls, *urllib.request.getproxies().values()]:
+        register_url_password(url)
+
+
+def register_url_password(url: str) -> None:
+    """Register the password in `https://user:password@host`, if there is one.
+
+    Libraries' messages contain proxy URLs with the password, even if it was percent-encoded, or in
+    base64 as in an Authorization header.
+    """
+    credentials = re.match(r"(?:\w+://)?([^:/]*):(.+)@", url)
+    if credentials:
+        user, password = (unquote(part) for part in credentials.groups())
+        for text in (credentials[2], password, f"{user}:{password}"):
+            register_secret(text)
+
+
+def validate(settings: Settings, problems: Problems, *, needs_services: bool) -> None:
+    """Check what depends on more than one value, or on a library."""
+    validate_aws(settings, problems)
+    validate_file(settings, problems)
+    validate_csv(settings, problems)
+    validate_mappings(settings, problems)
+    validate_urls(settings, problems)
+    if needs_services:
+        validate_credentials(settings, problems)
+        validate_notices(settings, problems)
+
+
+def validate_aws(settings: Settings, problems: Problems) -> None:
+    aws = settings.aws
+    if not aws.use_aws:
+        return
+    if not aws.bucket:
+        problems.add("[aws] bucket", "is blank; set it, or set use_aws = false")
+    advice = "is blank; set both keys, or neither to use boto3's credential chain"
+    if aws.access_key and not aws.secret_key:
+        problems.add("[aws] secret_key", advice)
+    if aws.secret_key and not aws.access_key:
+        problems.add("[aws] access_key", advice)
+
+
+def validate_file(settings: Settings, problems: Problems) -> None:
+    file = settings.file
+    shown = describe_invalid(file.time_format, rules_of(file)["time_format"])
+    if has_zone_name(file.time_format):
+        problems.add(
+            "[file] time_format",
+            f"{shown} (%Z is ignored when a name is read; use %z, or the literal zone name)",
+        )
+    elif not is_sortable_format(file.time_format):
+        problems.add(
+            "[file] time_format",
+            f"{shown} (it can't order files by time; use one such as %Y-%m-%dT%H-%M-%S)",
+        )
+    if not file.select_latest and not file.name:
+        problems.add("[file] name", "is blank; set it, or set select_latest = true")
+
+
+def validate_csv(settings: Settings, problems: Problems) -> None:
+    """Check encoding, delimiter, quote and escape (all different), and not_imported_folder."""
+    csv_format = settings.csv_format
+    if not is_valid_encoding(csv_format.encoding):
+        shown = describe_invalid(
+            csv_format.encoding, rules_of(settings.csv)["encoding"]
+        )
+        problems.add(
+            "[csv] encoding", f"{shown} (expected one such as utf-8 or cp1252)"
+        )
+    if csv_format.quote == csv_format.delimiter:
+        problems.add(
+            "[csv] quote", "is the same as delimiter; use another, or the word none"
+        )
+    if csv_format.escape and csv_format.escape == csv_format.delimiter:
+        problems.add("[csv] escape", "is the same as delimiter; use another")
+    if csv_format.escape and csv_format.escape == csv_format.quote:
+        problems.add(
+            "[csv] escape", "is the same as quote; leave it blank if quotes are doubled"
+        )
+    # A run would mistake the newest reject file for the newest export. realpath, unlike
+    # Path.resolve(), raises nothing if links lead in a loop: write_problems reports that.
+    reject_folder = os.path.realpath(settings.csv.not_imported_folder)
+    exports_folder = os.path.realpath(settings.local.folder)
+    if not settings.exports_are_in_s3 and reject_folder == exports_folder:
+        problems.add(
+            "[csv] not_imported_folder",
+            "is the folder that exports are read from, [local] folder; "
+            "use another one, or rejected rows could be mistaken for an export",
+        )
+
+
+def is_valid_encoding(name: str) -> bool:
+    """Return whether text can be read in this encoding."""
     try:
-        action(*arguments)
-    except (ValueError, LookupError, requests.RequestException):
+        io.TextIOWrapper(io.BytesIO(), name)  # rejects rot13, base64 and the like
+    except (LookupError, ValueError):
+        return False
+    # The first two are for host names, and "undefined" always fails.
+    return codecs.lookup(name).name not in ("idna", "punycode", "undefined")
+
+
+def validate_mappings(settings: Settings, problems: Problems) -> None:
+    field_names = [
+        mapping.name for mapping in settings.mappings if not mapping.is_attribute
+    ]
+    has_fields = bool(field_names or settings.ignored_keys)
+    has_identity = any(name in IDENTITY_FIELDS for name in field_names)
+    # If a line of [user] is wrong, the identity may be missing because of that.
+    if has_fields and not has_identity and not problems.concern("user"):
+        problems.add("[user]", "must map at least one of user_id, email and id")
+    if len(settings.attribute_mappings) > MAX_ATTRIBUTES:
+        problems.add(
+            "[custom_attributes]", f"has more than {MAX_ATTRIBUTES} keys; remove some"
+        )
+
+
+def validate_urls(settings: Settings, problems: Problems) -> None:
+    """Check the URLs and proxies as the HTTP library will read them."""
+    urls = {
+        "[intercom] user_url": settings.intercom.user_url,
+        "[hipchat] api_url": settings.hipchat.api_url,
+        "[slack] webhook_url": settings.slack.webhook_url,
+    }
+    for place, url in urls.items():
+        if url and not is_valid_url(url):
+            problems.add(place, f"invalid value (expected {URL_HINT})")
+    # With an invalid proxy, every request would fail, and be retried for hours.
+    proxies = urllib.request.getproxies()
+    for scheme in ("http", "https", "all"):
+        proxy = proxies.get(scheme, "")
+        if proxy and not is_valid_proxy(proxy):
+            problems.add(
+                f"{scheme.upper()}_PROXY",
+                "is not a valid URL; fix this environment variable",
+            )
+
+
+def is_valid_url(url: str) -> bool:
+    try:
+        requests.Request("GET", url).prepare()
+    except (ValueError, requests.RequestException):
         return False
     return True
 
 
-def read_keys(entries: Entries, problems: dict[str, str]) -> dict[str, Any]:
-    """The settings that file and environment give, taken out of the entries, so that what nobody
-    takes is unknown; what is wrong with one is a problem."""
-    given: dict[str, Any] = {}
-    for name, default in KEYS.items():
-        section, key = name.split("_", 1)
-        text = entries.pop((section, key), ("", ""))[0]
-        if name.endswith(("_folder", "_file")) and name != "aws_folder":
-            text = os.path.expanduser(text)  # noqa: PTH111 - which lets an unknown ~user be
-        if name in SECRETS:
-            text = os.environ.get(SECRETS[name]) or text
-            mask(text)
-        value_type: Any = type(default)
-        pattern, form = FORMS.get(name, TYPE_FORMS[value_type])
-        if text and re.fullmatch(pattern, text):
-            given[name] = to_boolean(text) if value_type is bool else value_type(text)
-        elif text:
-            is_url = name.endswith("_url") or "://" in text  # which may hold a password
-            is_shown = name not in NEVER_SHOWN and not is_url and len(text) <= 20
-            wrong = f"is {text!r}; " if is_shown else ""
-            problems[f"[{section}] {key}"] = f"{wrong}write {form}"
-    return {**KEYS, **given}
+def is_valid_proxy(proxy: str) -> bool:
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        return bool(urllib3.util.parse_url(url).host)
+    except (ValueError, urllib3.exceptions.HTTPError):
+        return False
 
 
-def split_type(text: str, own: str) -> tuple[str, str, str]:
-    """The heading or constant in `text`, the type behind it, `own` where there is none, and its
-    format; ValueError where one is unknown."""
-    # What follows the last colon that a type follows is the type.
-    typed = None if CONSTANT.fullmatch(text) else TYPED.fullmatch(text)
-    if not typed:
-        word = re.search(r"\s:\s*(\w+)$", text)
-        if word and (word[1].lower() in OTHER_TYPES or nearest(word[1], TYPES, 1, 0.75)):
-            known = f"{', '.join(TYPES)}, timestamp FORMAT"
-            raise ValueError(f"unknown type {word[1]}; write one of {known}")
-        return text, own, ""
-    type_name, form = " ".join((typed[2] or "timestamp").lower().split()), typed[3] or ""
-    if form and not orders_times(form):
-        wrong = repr(form[:20])
-        raise ValueError(f"the format {wrong} names no full date; write one such as %d/%m/%Y")
-    return typed[1].strip(), type_name, form
+def validate_credentials(settings: Settings, problems: Problems) -> None:
+    intercom = settings.intercom
+    if intercom.access_token or (intercom.api_id and intercom.api_key):
+        return
+    key = "access_token"
+    if intercom.api_id:
+        key = "api_key"
+    elif intercom.api_key:
+        key = "api_id"
+    variable = rules_of(intercom)[key].env
+    problems.add(f"[intercom] {key}", f"is blank; set it, or {variable} in .env")
 
 
-def read_source(name: str, text: str, is_attribute: bool, decimal: str, zone: tzinfo) -> Source:
-    """What `name = text` of [user] or [custom_attributes] means; ValueError says what is wrong."""
-    if is_attribute and not re.fullmatch(f"[^.$]{{1,{MAX_ATTRIBUTE_NAME}}}", name):
-        raise ValueError(f"rename it: no . or $, at most {MAX_ATTRIBUTE_NAME} characters")
-    own = "string" if is_attribute else FIELDS[name]
-    text, type_name, form = split_type(text, own)
-    if not is_attribute and type_name.removeprefix("not ") != own:
-        type_text = f"{type_name} {form}".rstrip()
-        raise ValueError(
-            f"is sent as {own}, so that the type {type_text} doesn't fit; leave it out"
+def validate_notices(settings: Settings, problems: Problems) -> None:
+    if settings.hipchat.use_hipchat:
+        for key in ("api_key", "room_id"):
+            if not getattr(settings.hipchat, key):
+                problems.add(
+                    f"[hipchat] {key}", "is blank; set it, or set use_hipchat = false"
+                )
+    if settings.slack.use_slack and not settings.slack.webhook_url:
+        problems.add(
+            "[slack] webhook_url", "is blank; set it, or set use_slack = false"
         )
-    if is_attribute or own != "string":
-        convert = converter(type_name, decimal, zone, form)
-    else:  # of any length, unlike an attribute's
-        convert = to_identity if name in IDENTITY else str
-    text = re.sub('^"([^"]*)"$', r"\1", text)
-    constant = CONSTANT.fullmatch(text)
-    source = Source(name, normal(text), type_name, form, is_attribute, convert, bool(constant))
-    if constant:
-        source.text, cell = constant[1], clean(constant[1])
-        try:
-            source.value = convert(cell) if cell else None
-        except (ValueError, RowError) as error:
-            raise ValueError(f"the constant {text}: {error}; write one that fits") from None
-    return source
 
 
-def read_sources(
-    entries: Entries, problems: dict[str, str], decimal: str, zone: tzinfo
-) -> tuple[Source, ...]:
-    """What [user] and [custom_attributes] give, taken out of the entries; what is wrong with one is
-    a problem. Their order is not the file's, so that it changes nothing of what is sent."""
-    sources = []
-    keys = [("user", name) for name in FIELDS]
-    keys += sorted(key for key in entries if key[0] == "custom_attributes" and key[1])
-    for section, name in keys:
-        text = entries.pop((section, name), ("", ""))[0]
-        try:
-            if text:
-                sources.append(read_source(name, text, section != "user", decimal, zone))
-        except ValueError as error:
-            problems[f"[{section}] {name}"] = str(error)
-    return tuple(sources)
+#### Finding the input file
 
-
-def nearest(name: str, known: Iterable[str], most: int = 1, at_least: float = 0.0) -> str:
-    """The names of `known` that are spelt most like `name`, case aside; blank where none is."""
-    spelt = {candidate.lower(): candidate for candidate in known}
-    matches = difflib.get_close_matches(name.lower(), spelt, most, at_least)
-    return ", ".join(spelt[match] for match in matches)
-
-
-def name_unknown(entries: Entries, problems: dict[str, str]) -> tuple[str, ...]:
-    """Whatever nobody has taken is misspelt, and a problem; but the places of those keys in [user]
-    that are like no field, or other fields of Intercom's, which are discarded."""
-    sections: dict[str, list[str]] = {"user": [*FIELDS], "custom_attributes": []}
-    for section, key in (name.split("_", 1) for name in KEYS):
-        sections.setdefault(section, []).append(key)
-    discarded = []
-    for (section, key), (_, place) in entries.items():
-        near = nearest(key, sections.get(section, ()), 1, 0.75 if section == "user" else 0.0)
-        if section not in sections and not key:
-            problems.setdefault(place, f"unknown section; write [{nearest(section, sections)}]?")
-        elif section == "user" and key and (key in UNSENT or not near):
-            discarded.append(place)
-        elif section in sections and key:
-            problems.setdefault(place, f"unknown key; write {near}?")
-    return tuple(discarded)
-
-
-def read_settings(path: Path, arguments: argparse.Namespace) -> tuple[Settings, dict[str, str]]:
-    """The settings of command line, environment, .env and file, and what is wrong with them."""
-    problems: dict[str, str] = {}
-    entries = parse_config(path, problems)
-    load_dotenv(path.parent / ".env", problems)
-    given = read_keys(entries, problems)
-    zone = given["zone"] = find_zone(given["csv_timezone"]) or timezone.utc
-    beside = str(path.absolute().parent / "sent_users.sqlite3")
-    given["intercom_state_file"] = given["intercom_state_file"] or beside
-    given["sources"] = read_sources(entries, problems, given["csv_decimal"], zone)
-    given["discarded"] = name_unknown(entries, problems)
-    given |= {"aws_use_aws": False} if arguments.local else {}
-    if arguments.filename:
-        given |= {"file_select_latest": False, "file_name": arguments.filename}
-    settings = Settings(**given)
-    mask_passwords(settings)
-    for is_wrong, where, text in wrong_values(settings, arguments.dry_run):
-        if is_wrong:
-            problems.setdefault(where, text)
-    return settings, problems
-
-
-def mask_passwords(settings: Settings) -> None:
-    """Mask the secrets that no key holds by itself: those inside URLs, and those of boto3."""
-    if settings.intercom_api_key:
-        mask(f"{settings.intercom_api_id}:{settings.intercom_api_key}")
-    mask(os.environ.get("AWS_SESSION_TOKEN", ""))
-    urls = [text for name, text in os.environ.items() if name.startswith("AWS_ENDPOINT_URL")]
-    urls += [settings.aws_endpoint_url, settings.intercom_user_url, settings.hipchat_api_url]
-    for url in [*urls, *urllib.request.getproxies().values()]:
-        if credentials := re.match(r"(?:\w+://)?([^:/]*):(.+)@", url):
-            user, password = map(unquote, credentials.groups())
-            for secret in (credentials[2], password, f"{user}:{password}"):
-                mask(secret)
-
-
-def wrong_values(s: Settings, dry_run: bool) -> Iterator[tuple[bool, str, str]]:
-    """What can be wrong with values that fit their form: whether it is, where, what to write."""
-    # The services and the file.
-    for section, key in (name.split("_", 1) for name in NEEDED):
-        is_used = getattr(s, f"{section}_use_{section}") and (section == "aws" or not dry_run)
-        bad = is_used and not getattr(s, f"{section}_{key}")
-        yield bad, f"[{section}] {key}", f"is blank; write it, or use_{section} = false"
-    bad = s.aws_use_aws and bool(s.aws_access_key) != bool(s.aws_secret_key)
-    key = "secret_key" if s.aws_access_key else "access_key"
-    yield bad, f"[aws] {key}", "is blank; write both keys, or none for boto3's own chain"
-    bad = not s.file_select_latest and not s.file_name
-    yield bad, "[file] name", "is blank; name the file, or write select_latest = true"
-    bad = s.file_select_latest and not orders_times(s.file_time_format)
-    text = f"is {s.file_time_format[:40]!r}, which doesn't tell which of two files is newer; "
-    yield bad, "[file] time_format", text + "write one such as %Y-%m-%dT%H-%M-%S"
-    bad = not is_valid(io.TextIOWrapper, io.BytesIO(), s.csv_encoding)
-    yield bad, "[csv] encoding", f"is {s.csv_encoding[:20]!r}; write one such as utf-8 or cp1252"
-    text = f"is {s.csv_timezone[:20]!r}; write a name of IANA's list, such as Europe/Berlin"
-    yield not find_zone(s.csv_timezone), "[csv] timezone", text
-    # Intercom: credentials, URLs, and what is mapped.
-    key = "api_key" if s.intercom_api_id else "api_id" if s.intercom_api_key else "access_token"
-    bad = not (s.intercom_access_token or dry_run or (s.intercom_api_id and s.intercom_api_key))
-    text = f"is blank; write it here, or in .env as {SECRETS[f'intercom_{key}']}=..."
-    yield bad, f"[intercom] {key}", text
-    for name in ("intercom_user_url", "hipchat_api_url", "slack_webhook_url"):
-        url, place = getattr(s, name), "[{}] {}".format(*name.split("_", 1))
-        bad = bool(url) and not is_valid(requests.Request("GET", url).prepare)
-        yield bad, place, f"is no URL; write {URL_FORM}"
-    names = [source.name for source in s.sources if not source.is_attribute]
-    bad = bool(names or s.discarded) and not set(names) & set(IDENTITY)
-    yield bad, "[user]", "names no identity; write user_id, email or id"
-    bad = len(s.sources) - len(names) > MAX_ATTRIBUTES
-    yield bad, "[custom_attributes]", f"has more than {MAX_ATTRIBUTES} keys; leave some out"
-    # The environment.
-    for scheme in ("http", "https", "all"):
-        proxy = urllib.request.getproxies().get(scheme, "http://none")
-        url = proxy if "://" in proxy else f"http://{proxy}"
-        bad = not (is_valid(urllib3.util.parse_url, url) and urllib3.util.parse_url(url).host)
-        yield bad, f"{scheme.upper()}_PROXY", "is no URL; mend that variable of the environment"
-
-
-#### Finding the file
-
-MAX_SILENCE = 120  # seconds in which S3 has to send another page or piece
+COPY_CHUNK = 2**20  # bytes
+MAX_CLOCK_SKEW_HOURS = 24  # how far in the future a file's timestamp may be
+RECENT_CHANGE = 60  # seconds after a change in which a file may still be growing
+GROWTH_CHECK_PAUSE = 2  # seconds between two checks of such a file's size
+S3_SILENCE = 120  # seconds within which S3 has to send another page or chunk
+S3_TIMEOUT = 60  # seconds that botocore waits for one read from a socket
+S3_ATTEMPTS = 5
+S3_CHUNK = 2**18  # bytes
+S3_OPERATIONS = ("ListObjectsV2", "GetObject", "HeadBucket")
 S3_ERRORS = {
-    "NoSuchBucket": "there is no such bucket; see [aws] bucket",
-    "NoSuchKey": "there is no such file; see [aws] folder, or use --local for one on disk",
-    "AccessDenied": "the keys may not do this: they need s3:ListBucket and s3:GetObject there",
-    "InvalidAccessKeyId": "S3 doesn't know the key; see [aws] access_key",
-    "SignatureDoesNotMatch": "the secret is wrong; see [aws] secret_key",
-    "NoCredentialsError": "there are no credentials; see [aws] access_key and secret_key",
-    "CredentialRetrievalError": "boto3 can't get credentials; see the profile's credential_process",
+    "NoSuchBucket": "bucket not found; check [aws] bucket",
+    "NoSuchKey": "object not found; check [aws] folder, or use --local for a file on disk",
+    "AccessDenied": "access denied; the credentials need s3:ListBucket and s3:GetObject",
+    "InvalidAccessKeyId": "unknown access key; check [aws] access_key",
+    "SignatureDoesNotMatch": "wrong secret key; check [aws] secret_key",
+    "NoCredentialsError": "no AWS credentials found; set [aws] access_key and secret_key",
+    "CredentialRetrievalError": "boto3 can't get credentials; check credential_process",
+    "PermanentRedirect": "the bucket is in another region; check [aws] region and endpoint_url",
+    "ParamValidationError": "invalid bucket name; check [aws] bucket",
 }
 
 
-class CsvFile(NamedTuple):
-    """The file that a run imports, whose bytes can be read more than once."""
+@dataclass
+class InputFile:
+    """The file that a run imports, and the unnamed temporary copy that it reads.
+
+    Changes to the original after it was copied can't affect the run.
+    """
 
     name: str
-    path: str  # in full, for those who look for it
-    content: IO[bytes]
-    state: os.stat_result  # from when it was opened
-    written: datetime  # the time in its name, otherwise that of its last change
+    location: str  # the full path or S3 URL, for messages
+    copy: IO[bytes]
+    # The time in its name if that matches time_format, otherwise that of its last change.
+    timestamp: datetime
+    # Left open, to see whether it changes during the run; None in S3.
+    original: IO[bytes] | None = None
+    original_stat: os.stat_result | None = None  # from before it was copied
+    is_pipe: bool = False  # it can't be read again
+    note: str = ""  # about how it was found
 
-    def open(self) -> io.BufferedReader[Any] | gzip.GzipFile:
-        """The bytes of the CSV from the start, unpacked where it is a .gz."""
-        content = io.BufferedReader(FrozenFile(self), 2**16)
-        return Unpacked(fileobj=content) if self.name.lower().endswith(".gz") else content
+    @property
+    def size(self) -> int:
+        return os.fstat(self.copy.fileno()).st_size
 
-    def check(self) -> None:
-        """StopRun where the file isn't any more as it was."""
-        now = os.fstat(self.content.fileno())
-        if (now.st_size, now.st_mtime_ns) != (self.state.st_size, self.state.st_mtime_ns):
-            raise StopRun("the file changed after it was looked at (size or time); run it again")
+    def age(self, zone: tzinfo) -> timedelta:
+        """Return how old the file is, by its timestamp; negative if that is in the future."""
+        timestamp = self.timestamp
+        if timestamp.tzinfo is None:
+            timestamp = timestamp.replace(tzinfo=zone)
+        return datetime.now(timezone.utc) - timestamp
+
+    def open(self) -> LenientGzipFile | io.BufferedReader:
+        """Return the content of the copy from its start, decompressed if it is gzip."""
+        return open_content(io.FileIO(self.copy.fileno(), closefd=False))
+
+    def original_changed(self) -> bool:
+        """Return whether the original's size or modification time changed after it was copied.
+
+        If another file has taken its name, or it was removed, it has not changed.
+        """
+        if not self.original or not self.original_stat:
+            return False
+        try:
+            status = os.fstat(self.original.fileno())
+        except OSError:  # NFS: it was removed
+            return False
+        return not is_same_version(status, self.original_stat)
+
+    def close(self) -> None:
+        # `open` has moved the file position without the copy's buffer noticing. Closing it may
+        # then fail to restore the position, which would hide why the run stops.
+        with contextlib.suppress(OSError):
+            self.copy.close()
+        if self.original:
+            self.original.close()
 
 
-class FrozenFile(io.FileIO):
-    """The bytes of a file that is to stay as it is, from the start."""
-
-    def __init__(self, file: CsvFile) -> None:
-        super().__init__(file.content.fileno(), closefd=False)
-        self.check = file.check
-        self.seek(0)
-
-    def readinto(self, buffer: Any) -> int | None:
-        count = super().readinto(buffer)
-        self.check()
-        return count
+def is_same_version(left: os.stat_result, right: os.stat_result) -> bool:
+    return (left.st_size, left.st_mtime_ns) == (right.st_size, right.st_mtime_ns)
 
 
-class Unpacked(gzip.GzipFile):
-    """What a .gz has packed, in all of its members; what stands behind the last is ignored."""
+def export_name(name: str) -> str:
+    """Return the name without .csv or .csv.gz, or "" if it has neither."""
+    match = re.fullmatch(r"(?is)(.*)\.csv(\.gz)?", name)
+    return match[1] if match else ""
 
-    has_rest = False
+
+class Candidate(NamedTuple):
+    """A file in the folder of exports."""
+
+    name: str
+    modified: float  # UNIX seconds
+
+
+class StampedFile(NamedTuple):
+    """A file whose name matches time_format. Of several, the greatest is the newest."""
+
+    timestamp: datetime
+    is_plain: bool  # .csv wins over .csv.gz
+    modified: float
+    name: str
+
+
+def parse_timestamp(name: str, time_format: str) -> datetime | None:
+    """Return the time in a file's name, or None if the name doesn't match time_format.
+
+    strptime is lenient: as %Y%m%d it also reads 2026111, as 11 January, though 1 November is as
+    likely. So formatting the time again has to give the same name, apart from
+    leading zeros of a number, trailing zeros of a fraction, upper and lower case, and the spelling
+    of an offset.
+    """
+    stem = export_name(name)
+    try:
+        timestamp = datetime.strptime(stem, time_format)
+        spellings = written_spellings(timestamp, time_format)
+    except ValueError:
+        return None
+    if comparable_name(stem) in spellings:
+        return timestamp
+    return None
+
+
+def written_spellings(timestamp: datetime, time_format: str) -> set[str]:
+    """Return the ways to write a timestamp in the format, normalized by `comparable_name`."""
+    fraction = f"{timestamp.microsecond:06}"
+    shortest = max(1, len(fraction.rstrip("0")))
+    choices = {
+        "%f": [fraction[:length] for length in range(shortest, len(fraction) + 1)],
+        "%z": offset_spellings(timestamp.strftime("%z")),
+    }
+    parts = re.findall("%.|[^%]+", time_format, re.DOTALL)
+    written = [choices.get(part) or [timestamp.strftime(part)] for part in parts]
+    return {comparable_name("".join(each)) for each in itertools.product(*written)}
+
+
+def offset_spellings(offset: str) -> list[str]:
+    """Return the spellings that strptime reads as an offset such as "+0100"."""
+    with_colons = offset[:1] + ":".join(re.findall("..", offset[1:]))
+    spellings = [offset, with_colons]
+    if offset == "+0000":
+        spellings += ["Z", "-0000", "-00:00"]
+    return spellings
+
+
+def comparable_name(name: str) -> str:
+    """Return the name in lower case, without leading zeros of its numbers."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name).casefold()
+
+
+def name_shape(name: str) -> str:
+    """Return a name's shape: without .csv or .csv.gz, and with 0 for every digit."""
+    return re.sub(r"\d", "0", export_name(name))
+
+
+def find_newest(
+    candidates: Iterable[Candidate], time_format: str, location: str
+) -> StampedFile:
+    """Return the file with the latest timestamp in its name.
+
+    Raise RunAborted if no name matches, or if a name of the same shape as the newest one doesn't
+    match although its file was changed later: then the format is wrong. (MMDDYYYY read as %d%m%Y
+    matches only the first twelve days of each month.)
+    """
+    matching: list[StampedFile] = []
+    others: list[Candidate] = []
+    for candidate in candidates:
+        timestamp = parse_timestamp(candidate.name, time_format)
+        if timestamp:
+            is_plain = candidate.name.lower().endswith(".csv")
+            matching.append(
+                StampedFile(timestamp, is_plain, candidate.modified, candidate.name)
+            )
+        else:
+            log.debug(
+                "skipping %s: name doesn't match [file] time_format", candidate.name
+            )
+            others.append(candidate)
+    if not matching:
+        raise RunAborted(no_match_message(others, time_format, location))
+    newest = max(matching)
+    for other in others:
+        has_same_shape = name_shape(other.name) == name_shape(newest.name)
+        if has_same_shape and other.modified > newest.modified:
+            raise RunAborted(
+                f"[file] time_format = {time_format} is wrong: in {location}, the newest file that "
+                f"matches it is {newest.name}, but {other.name} looks the same, doesn't match, "
+                "and was changed later; are day and month swapped?"
+            )
+    return newest
+
+
+def no_match_message(others: list[Candidate], time_format: str, location: str) -> str:
+    now = datetime.now().astimezone()  # with an offset, for %z
+    example = f"{now.strftime(time_format)}.csv"
+    message = f"no file in {location} matches [file] time_format; expected a name like {example}"
+    if not others:
+        return message
+    closest = max(others, key=lambda other: (bool(export_name(other.name)), other.name))
+    return f"{message}, found for example '{closest.name}'"
+
+
+def run_in_background(
+    action: Callable[[], Any],
+    should_stop: Callable[[], bool],
+    has_stalled: Callable[[], bool] = lambda: False,
+) -> Any:
+    """Return what `action` returns, but raise RunAborted as soon as the run has to stop.
+
+    It runs in a daemon thread that is then abandoned: nothing ends a blocking read from a pipe,
+    a network disk, or a server that sends a byte now and then (botocore's read_timeout counts
+    from the last byte), and on Windows Ctrl-C doesn't interrupt one either.
+    """
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            results.put(action())
+        except BaseException as error:
+            results.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while not should_stop():
+        try:
+            result = results.get(timeout=POLL_INTERVAL)
+        except queue.Empty:
+            if has_stalled():
+                raise RunAborted(
+                    f"timed out: S3 sent nothing useful within {S3_SILENCE} seconds; "
+                    "try again later"
+                ) from None
+            continue
+        if isinstance(result, BaseException):
+            raise result
+        return result
+    raise RunAborted(RUN_STOPPED)
+
+
+def find_input(settings: Settings, should_stop: Callable[[], bool]) -> InputFile:
+    """Find and copy the input. Raise RunAborted if there is none or it can't be read."""
+    if settings.aws.use_aws:
+        return download_input(settings, should_stop)
+    found = find_local_path(settings)
+    path = found.path
+    copy = open_temporary(settings)
+    try:
+        original = run_in_background(partial(open_original, path), should_stop)
+        status = os.fstat(original.fileno())
+        modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
+        file = InputFile(
+            path.name,
+            str(path),
+            copy,
+            timestamp=found.timestamp or modified,
+            original=original,
+            is_pipe=not stat.S_ISREG(status.st_mode),
+            note=found.note,
+        )
+        copy_original(original, file, should_stop)
+    except (OSError, ValueError) as error:
+        raise RunAborted(unreadable_message(path, settings, error)) from None
+    if not file.is_pipe:
+        file.original_stat = status
+        try:
+            check_copy_is_complete(file, should_stop)
+        except RunAborted:
+            file.close()
+            raise
+    return file
+
+
+def open_original(path: Path) -> IO[bytes]:
+    """Open the original. If it is a named pipe, this blocks until something writes to it."""
+    if str(path) == "/dev/stdin" and stat.S_ISFIFO(os.fstat(0).st_mode):
+        # Opened again, a named pipe would wait for another writer.
+        return open(0, "rb", buffering=0, closefd=False)
+    return path.open("rb", buffering=0)
+
+
+def copy_original(
+    original: IO[bytes], file: InputFile, should_stop: Callable[[], bool]
+) -> None:
+    """Copy the original. Raise InputInterrupted if the run stops meanwhile."""
+    try:
+        run_in_background(partial(copy_stream, original, file.copy), should_stop)
+    except RunAborted as error:
+        raise InputInterrupted(str(error), file) from None
+
+
+class InputInterrupted(RunAborted):
+    """The run stops while a file is being read. Data from a pipe can't be read again."""
+
+    def __init__(self, message: str, file: InputFile) -> None:
+        super().__init__(message)
+        self.file = file
+
+
+class LocalPath(NamedTuple):
+    path: Path
+    timestamp: datetime | None  # None: that of its last change
+    note: str
+
+
+def find_local_path(settings: Settings) -> LocalPath:
+    """Return the path of the newest file, or of the named one. Raise RunAborted if there's none."""
+    folder = Path(settings.local.folder).absolute()
+    time_format = settings.file.time_format
+    if settings.file.select_latest:
+        try:
+            candidates = list_folder(folder)
+        except (OSError, ValueError) as error:
+            raise RunAborted(unreadable_message(folder, settings, error)) from None
+        newest = find_newest(candidates, time_format, f"the folder {folder}")
+        return LocalPath(folder / newest.name, newest.timestamp, "")
+    name = settings.file.name
+    in_folder = folder / name
+    in_current = Path(name).absolute()
+    note = ""
+    try:
+        path = in_folder if in_folder.exists() else in_current
+        is_ambiguous = in_folder.exists() and in_current.exists()
+        if is_ambiguous and not in_folder.samefile(in_current):
+            note = f"{name} is in the [local] folder and in the current one; using {in_folder}"
+    except (OSError, ValueError) as error:  # a ValueError is a NUL in the name
+        raise RunAborted(unreadable_message(in_folder, settings, error)) from None
+    return LocalPath(path, parse_timestamp(path.name, time_format), note)
+
+
+def list_folder(folder: Path) -> list[Candidate]:
+    """List the regular files in a folder, and links to them."""
+    candidates = []
+    for entry in os.scandir(folder):
+        try:
+            status = entry.stat()
+        except OSError:
+            continue  # a broken link, or links in a loop
+        if stat.S_ISREG(status.st_mode):
+            candidates.append(Candidate(entry.name, status.st_mtime))
+    return candidates
+
+
+def unreadable_message(path: Path, settings: Settings, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or error
+    looked_in = ""
+    if not settings.file.select_latest and not Path(settings.file.name).is_absolute():
+        looked_in = f" (looked in the current folder and {Path(settings.local.folder).absolute()})"
+    return (
+        f"can't read {path}{looked_in}: {reason}; check [local] folder and [file] name"
+    )
+
+
+def open_temporary(settings: Settings) -> IO[bytes]:
+    """Open an unnamed file for the copy; nothing of it is left behind, even after kill -9."""
+    folder = settings.aws.tmp_folder
+    try:
+        return tempfile.TemporaryFile(dir=folder or None)
+    except OSError as error:
+        raise RunAborted(
+            f"can't write the temporary copy to {folder or 'the temporary folder'}: "
+            f"{error.strerror}; check [aws] tmp_folder"
+        ) from None
+
+
+def copy_stream(source: IO[bytes], target: IO[bytes]) -> None:
+    """Copy to the temporary file. Raise RunAborted if that can't be written."""
+    while chunk := source.read(COPY_CHUNK):
+        write_copy(target, chunk)
+
+
+def write_copy(target: IO[bytes], chunk: bytes) -> None:
+    try:
+        target.write(chunk)
+        target.flush()
+    except OSError as error:
+        raise RunAborted(
+            f"can't write the temporary copy: {error.strerror}; "
+            "set [aws] tmp_folder to a folder with more space"
+        ) from None
+
+
+def check_copy_is_complete(file: InputFile, should_stop: Callable[[], bool]) -> None:
+    """Raise RunAborted if the original changed while it was copied: it isn't finished yet."""
+    status = file.original_stat
+    if not status:
+        return
+    message = (
+        f"{file.name} is still being written (its size or modification time changed while it was "
+        "read); try again when the export is finished"
+    )
+    if file.size != status.st_size or file.original_changed():
+        raise RunAborted(message)
+    has_changed_recently = abs(time.time() - status.st_mtime) < RECENT_CHANGE
+    if has_changed_recently and not ends_with_line_ending(file.copy):
+        # Its last line may be incomplete, with the rest still in the writer's buffer.
+        sleep_unless_stopped(GROWTH_CHECK_PAUSE, should_stop)
+        if file.original_changed():
+            raise RunAborted(message)
+
+
+def ends_with_line_ending(copy: IO[bytes]) -> bool:
+    """Return whether the copy ends with a line ending (in UTF-16, with NULs), or is a .gz."""
+    copy.seek(0)
+    if copy.read(2) == b"\x1f\x8b":
+        return True  # an incomplete .gz fails to decompress
+    size = copy.seek(0, os.SEEK_END)
+    copy.seek(max(0, size - 4))
+    return copy.read().strip(b"\0").endswith((b"\n", b"\r"))
+
+
+def sleep_unless_stopped(seconds: float, should_stop: Callable[[], bool]) -> None:
+    """Sleep, but raise RunAborted as soon as the run has to stop."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if should_stop():
+            raise RunAborted(RUN_STOPPED)
+        time.sleep(min(left, POLL_INTERVAL))
+
+
+class S3Download:
+    """Downloads the named or the newest object to a temporary file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.bucket = settings.aws.bucket
+        self.folder = f"{settings.aws.folder.strip('/')}/".lstrip("/")
+        self.location = f"s3://{self.bucket}/{self.folder}"
+        self.last_progress = time.monotonic()
+
+    def has_stalled(self) -> bool:
+        return time.monotonic() - self.last_progress > S3_SILENCE
+
+    def run(self) -> InputFile:
+        """Return the downloaded object. Raise RunAborted if it is rejected or fails too often."""
+        try:
+            from botocore.exceptions import BotoCoreError, ClientError
+        except ImportError as error:
+            raise RunAborted(
+                f"the package {error.name} is missing; {INSTALL_HINT}"
+            ) from None
+        key = self.folder
+        try:
+            client = self.make_client()
+            if self.settings.file.select_latest:
+                key += self.find_newest(client).name
+            else:
+                key += self.settings.file.name
+            return self.download(client, key)
+        except (BotoCoreError, ClientError, ValueError, OSError) as error:
+            raise RunAborted(
+                f"s3://{self.bucket}/{key}: {describe_s3_error(error)}"
+            ) from None
+
+    def make_client(self) -> Any:
+        # Imported only here, as it takes half a second that runs on local files don't need.
+        try:
+            import boto3
+            from botocore.config import Config
+        except ImportError as error:
+            raise RunAborted(
+                f"the package {error.name} is missing; {INSTALL_HINT}"
+            ) from None
+
+        aws = self.settings.aws
+        # The environment's session token belongs to the environment's keys, not to others.
+        session_token = None
+        if aws.access_key == os.environ.get("AWS_ACCESS_KEY_ID"):
+            session_token = os.environ.get("AWS_SESSION_TOKEN")
+        client = boto3.client(
+            "s3",
+            aws_access_key_id=aws.access_key or None,
+            aws_secret_access_key=aws.secret_key or None,
+            aws_session_token=session_token,
+            region_name=aws.region or None,
+            endpoint_url=aws.endpoint_url or None,
+            config=Config(
+                connect_timeout=10,
+                read_timeout=S3_TIMEOUT,
+                retries={"mode": "standard", "total_max_attempts": S3_ATTEMPTS},
+            ),
+        )
+        # https://boto3.amazonaws.com/v1/documentation/api/latest/guide/events.html
+        client.meta.events.register_first("needs-retry.s3.HeadBucket", refuse_redirect)
+        return client
+
+    def find_newest(self, client: Any) -> StampedFile:
+        """Return the newest of the folder's immediate children.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html (Delimiter)
+        """
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=self.folder, Delimiter="/"
+        )
+        candidates = []
+        for page in pages:
+            self.last_progress = time.monotonic()
+            for item in page.get("Contents", ()):
+                name = item["Key"][len(self.folder) :]
+                candidates.append(Candidate(name, item["LastModified"].timestamp()))
+        return find_newest(candidates, self.settings.file.time_format, self.location)
+
+    def download(self, client: Any, key: str) -> InputFile:
+        """Download an object, starting over if the connection breaks."""
+        name = key.rpartition("/")[2]
+        for attempt in range(1, S3_ATTEMPTS + 1):
+            response = client.get_object(Bucket=self.bucket, Key=key)
+            copy = open_temporary(self.settings)
+            if self.save_body(response, copy):
+                modified = response.get("LastModified") or datetime.now(timezone.utc)
+                timestamp = (
+                    parse_timestamp(name, self.settings.file.time_format) or modified
+                )
+                return InputFile(name, f"s3://{self.bucket}/{key}", copy, timestamp)
+            copy.close()
+            log.warning("%s: the download was interrupted (attempt %d)", key, attempt)
+        raise RunAborted(
+            f"s3://{self.bucket}/{key}: download failed {S3_ATTEMPTS} times; try again later"
+        )
+
+    def save_body(self, response: dict[str, Any], copy: IO[bytes]) -> bool:
+        """Save the body, and return whether it is complete.
+
+        boto3's download_fileobj isn't used: it treats part of an object as the whole if the server
+        closes the connection early.
+        """
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            while chunk := response["Body"].read(S3_CHUNK):
+                self.last_progress = time.monotonic()
+                write_copy(copy, chunk)
+        except (BotoCoreError, urllib3.exceptions.HTTPError, OSError) as error:
+            log.warning("the download was interrupted: %s", root_cause(error))
+            return False
+        # A chunked body has no length, but its last chunk marks the end.
+        is_chunked = "transfer-encoding" in response["ResponseMetadata"]["HTTPHeaders"]
+        expected = response.get("ContentLength")
+        if expected is None:
+            return is_chunked
+        return bool(expected == copy.tell())
+
+
+def download_input(settings: Settings, should_stop: Callable[[], bool]) -> InputFile:
+    """Download the input from S3, to an unnamed temporary file."""
+    download = S3Download(settings)
+    file: InputFile = run_in_background(download.run, should_stop, download.has_stalled)
+    return file
+
+
+def refuse_redirect(
+    response: tuple[Any, dict[str, Any]] | None, **event: object
+) -> None:
+    """Raise RunAborted if S3 redirects botocore's search for the bucket's region.
+
+    After a redirect without the region, botocore asks for it with HeadBucket. If that is redirected
+    in the same way, as some S3-compatible stores do, botocore repeats it until Python's stack is
+    full.
+    """
+    if response is None:
+        return  # there was no response
+    http_response, parsed = response
+    has_region = "x-amz-bucket-region" in parsed["ResponseMetadata"]["HTTPHeaders"]
+    if http_response.status_code in (301, 302, 307) and not has_region:
+        raise RunAborted(S3_ERRORS["PermanentRedirect"])
+
+
+def describe_s3_error(error: Exception) -> str:
+    """Explain an error of S3 or boto3, and add S3's own message."""
+    response = getattr(error, "response", None) or {}
+    details = response.get("Error", {})
+    operation = getattr(error, "operation_name", "")
+    explanation = S3_ERRORS.get(details.get("Code", type(error).__name__))
+    if operation and operation not in S3_OPERATIONS:
+        # STS or IAM Identity Center, where boto3 asks for the credentials of a role
+        explanation = f"AWS refused {operation}; check the role in the AWS profile"
+    if not explanation:
+        return f"{error}; check [aws] in config.ini"
+    if details.get("Message"):
+        return f"{explanation} (S3: {details['Message']})"
+    return explanation
+
+
+#### Reading CSV
+
+BLOCK_SIZE = 2**16  # bytes read at once
+INVALID_BYTES = "contains bytes that are not valid"
+MAX_RECORD_SIZE = 2**20  # characters
+# The reader has its own limit, which also covers records of many small cells.
+csv.field_size_limit(8 * MAX_RECORD_SIZE)
+
+# Zero-width characters: NUL, soft hyphen, joiners, fillers, direction marks, byte-order mark.
+INVISIBLE = re.compile(
+    "[\0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0]"
+)
+BASIC_PLANE = "".join(map(chr, range(2**16)))
+WHITESPACE = filter(str.isspace, BASIC_PLANE)
+STRIPPABLE = "".join([*WHITESPACE, *INVISIBLE.findall(BASIC_PLANE)])
+STRIPPABLE_ASCII = "".join(filter(str.isascii, STRIPPABLE))
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+# UTF-32 comes before UTF-16, whose little-endian mark is the start of UTF-32's.
+BOM_ENCODINGS = ("utf-8", "utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+BOMS = {"\ufeff".encode(encoding): encoding for encoding in BOM_ENCODINGS}
+# These codecs expect or write a byte-order mark, which is handled here.
+ENCODING_WITHOUT_BOM = {
+    "utf-8-sig": "utf-8",
+    "utf-16": "utf-16-le",
+    "utf-32": "utf-32-le",
+}
+# ASCII characters, and sequences of them that some encodings use for other characters:
+# unicode_escape, raw_unicode_escape, utf-7, hz, iso2022_jp.
+ASCII_PROBE = (
+    bytes(range(128)).replace(b"\\", b"")
+    + rb"\x41 \u0041 +AEE- ~{VPND~} "
+    + b"\x1b$BF|\x1b(B"
+)
+
+QUOTE_OF_WRITERS = '"'  # csv.writer escapes it even if cells are never quoted
+GZIP_MAGIC = b"\x1f\x8b"
+COMPRESSED = "a compressed file; decompress it"
+BINARY_DATA = "a binary data file; export the data as CSV"
+FILE_SIGNATURES = {
+    GZIP_MAGIC: "gzip-compressed more than once; decompress it",
+    rb"PK(\x03\x04|\x05\x06|\x07\x08)": "an Excel workbook or zip archive; export the sheet as CSV",
+    rb"\xd0\xcf\x11\xe0\xa1\xb1": "an old Excel workbook; export the sheet as CSV",
+    rb"%PDF-": "a PDF; export the data as CSV",
+    rb"BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf|\x1f\x9d|Rar!\x1a": COMPRESSED,
+    rb"PAR1[^\t -~]|ORC[^\t -~]|Obj\x01|SQLite format 3\0|ARROW1\0": BINARY_DATA,
+    rb".{257}ustar": "a tar archive; extract the CSV",
+    rb"([^\0]\0\0\0){3}": "UTF-32 without a byte-order mark; set [csv] encoding = utf-32-le",
+    rb"(\0\0\0[^\0]){3}": "UTF-32 without a byte-order mark; set [csv] encoding = utf-32-be",
+    rb"([^\0]\0){4}": "UTF-16 without a byte-order mark; set [csv] encoding = utf-16-le",
+    rb"(\0[^\0]){4}": "UTF-16 without a byte-order mark; set [csv] encoding = utf-16-be",
+}
+# A heading such as <head> or <id> is followed by a delimiter, a tag by text or another tag.
+TEXT_SIGNATURES = {
+    r"(<!--.*?-->\s*)?<(!doctype html|html[\s>]|"
+    r"(head|body|table|meta|script|style|div|title|h1|p|pre)\b[^<>]*>\s*[^\s,;|])": (
+        "HTML, such as a login page; check where the file comes from"
+    ),
+    r"<\?xml|<[a-z][\w:.-]*(\s[^<>]*)?>\s*<[a-z/!]": "XML; export the data as CSV",
+    r"\{\\rtf": "a text document (RTF); export the data as CSV",
+}
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """The CSV dialect of the file, as described by [csv] in config.ini."""
+
+    delimiter: str = ","
+    quote: str = '"'  # "": cells are never quoted
+    escape: str = ""
+    encoding: str = "utf-8"
+
+
+@dataclass(slots=True)
+class Row:
+    """One record of the file."""
+
+    line: int  # where it begins, from 1
+    raw: bytes  # as it is in the (decompressed) file, line ending included
+    cells: list[str]  # cleaned
+    error: str = ""  # why it can't be read; blank if it can
+    line_count: int = 1
+
+
+class Batch(NamedTuple):
+    """Consecutive lines of the file."""
+
+    raws: list[bytes]
+    texts: Iterable[str]
+    text: str  # all of them
+    invalid: Set[int] = frozenset()  # indexes of the lines with invalid bytes
+
+
+class LineScan(NamedTuple):
+    """The result of `QuoteScanner.scan` for a line."""
+
+    text: str  # without blanks around quoted cells
+    is_open: bool = False  # a quoted cell continues on the next line,
+    opens: bool = False  # and it begins on this one
+
+
+class LenientGzipFile(gzip.GzipFile):
+    """A GzipFile that ignores trailing garbage, as gzip does. Read it with `read1` or `peek`."""
+
+    has_trailing_garbage = False
 
     def read1(self, size: int = -1) -> bytes:
         try:
             return super().read1(size)
         except gzip.BadGzipFile as error:
-            if not (self.tell() and "Not a gzipped file" in str(error)):
+            # The first member's magic number has been checked by `open_content`.
+            if "Not a gzipped file" not in str(error):
                 raise
-            self.has_rest = True
+            self.has_trailing_garbage = True
             return b""
 
 
-def stem(name: str) -> str:
-    """A file's name without .csv or .csv.gz; blank where it has neither."""
-    match = re.fullmatch(r"(?is)(.*)\.csv(\.gz)?", name)
-    return match[1] if match else ""
+def open_content(stream: BinaryIO) -> LenientGzipFile | io.BufferedReader:
+    """Return a reader of the stream's content from its start, decompressed if it is gzip."""
+    stream.seek(0)
+    magic = stream.read(len(GZIP_MAGIC))
+    stream.seek(0)
+    if magic == GZIP_MAGIC:
+        return LenientGzipFile(fileobj=stream, mode="rb")
+    return io.BufferedReader(UnclosedStream(stream), BLOCK_SIZE)
 
 
-def newest(names: Iterable[str], time_format: str, place: str) -> tuple[datetime, str]:
-    """The latest time stamp and its name; StopRun with an example where none has one."""
-    stamped, others = [], []
-    for name in names:
-        try:
-            stamped.append((datetime.strptime(stem(name), time_format), name))
-        except ValueError:
-            others.append(name)
-            log.debug("%s is skipped: it doesn't fit [file] time_format", name)
-    if stamped:
-        return max(stamped)
-    like = f"that fits [file] time_format, such as {datetime.now():{time_format}}.csv"
-    near = max(others, key=lambda name: (bool(stem(name)), name), default="")
-    raise StopRun(f"{place} holds no file {like}{f'; one that is there: {near!r}' if near else ''}")
+class UnclosedStream(io.RawIOBase):
+    """Reads from a stream that stays open when its reader is discarded."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's Buffer
+        data = self.stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
-def open_file(settings: Settings) -> CsvFile:
-    """The file that is named, or the newest; StopRun where there is none, or it can't be read."""
-    if settings.aws_use_aws:
-        return open_s3(settings)
-    folder = Path(settings.local_folder).absolute()
-    name, written = settings.file_name, None
-    try:
-        if settings.file_select_latest:
-            # Path's is_file, unlike an entry's, takes a loop of links for no file.
-            files = [entry.name for entry in os.scandir(folder) if Path(entry).is_file()]
-            written, name = newest(files, settings.file_time_format, f"the folder {folder}")
-        path = folder / name if (folder / name).exists() else Path(name).absolute()
-        content: IO[bytes] = path.open("rb")
-        status = os.fstat(content.fileno())
-        if not stat.S_ISREG(status.st_mode):  # a pipe can't be read twice
-            pipe, content = content, tempfile.TemporaryFile(dir=settings.aws_tmp_folder or None)
-            shutil.copyfileobj(pipe, content)
-            content.flush()
-    except (OSError, ValueError) as error:  # a ValueError is a NUL in the name
-        tried = folder if settings.file_select_latest else f"{name}, here or in {folder},"
-        reason = getattr(error, "strerror", None) or error
-        raise StopRun(f"{tried} can't be read: {reason}; see [local] folder") from None
-    written = written or datetime.fromtimestamp(status.st_mtime, timezone.utc)
-    return CsvFile(path.name, str(path), content, os.fstat(content.fileno()), written)
-
-
-def in_time(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What the call returns, in a thread that is left behind where it takes longer than
-    MAX_SILENCE: nothing else ends a server that sends a byte now and then. StopRun then."""
-    future: futures.Future[Any] = futures.Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call(*arguments, **options))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    for _ in range(math.ceil(MAX_SILENCE / POLL)):  # Windows' Ctrl-C comes between two waits
-        if futures.wait([future], POLL).done:
-            return future.result()
-    raise StopRun(f"S3 has sent nothing of use for {MAX_SILENCE:.3g} seconds; try again later")
-
-
-def open_s3(settings: Settings) -> CsvFile:
-    """A whole copy of the object that is named, or of the newest, in a file without a name,
-    of which not even kill -9 leaves anything.
-
-    Only immediate children of the folder are listed: see Delimiter in
-    https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
-    """
-    try:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError as error:
-        raise StopRun(f"the package {error.name} is missing: {INSTALL}") from None
-    bucket, name, written = settings.aws_bucket, settings.file_name, None
-    own_key, token = map(os.environ.get, ("AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"))
-    folder = f"{settings.aws_folder.strip('/')}/".lstrip("/")
-    place = f"s3://{bucket}/{folder}"
-    try:
-        # Keys of config.ini go with a session token only where they are the environment's own.
-        client = in_time(
-            boto3.client,
-            "s3",
-            aws_access_key_id=settings.aws_access_key or None,
-            aws_secret_access_key=settings.aws_secret_key or None,
-            aws_session_token=token if settings.aws_access_key == own_key else None,
-            region_name=settings.aws_region or None,
-            endpoint_url=settings.aws_endpoint_url or None,
-            config=Config(connect_timeout=10, retries={"mode": "standard", "max_attempts": 5}),
-        )
-        # Which object it is.
-        if settings.file_select_latest:
-            listing = client.get_paginator("list_objects_v2")
-            pages = iter(listing.paginate(Bucket=bucket, Prefix=folder, Delimiter="/"))
-            every_page = iter(partial(in_time, next, pages, None), None)
-            items = (item for page in every_page for item in page.get("Contents", ()))
-            names = (item["Key"][len(folder) :] for item in items)
-            written, name = newest(names, settings.file_time_format, place)
-        # A copy of it, whole.
-        for _ in range(5):
-            answer = in_time(client.get_object, Bucket=bucket, Key=folder + name)
-            if copy := download(answer, settings.aws_tmp_folder or tempfile.gettempdir()):
-                written = written or answer.get("LastModified") or datetime.now(timezone.utc)
-                short, state = name.rpartition("/")[2], os.fstat(copy.fileno())
-                return CsvFile(short, place + name, copy, state, written)
-    except (BotoCoreError, ClientError, ValueError, OSError) as error:
-        raise StopRun(f"{place}{name}: {s3_reason(error)}") from None
-    raise StopRun(f"{place}{name}: the download broke off five times; try again later")
-
-
-def s3_reason(error: Exception) -> str:
-    """What S3 or boto3 says, in our words where these help, and in S3's own."""
-    answer = (getattr(error, "response", None) or {}).get("Error", {})
-    known = S3_ERRORS.get(answer.get("Code", type(error).__name__))
-    said = f" (S3 says: {answer['Message']})" if answer.get("Message") else ""
-    return f"{known}{said}" if known else f"{error}; see [aws] in config.ini"
-
-
-def download(answer: dict[str, Any], folder: str) -> IO[bytes] | None:
-    """What S3 sends, in a file without a name; None where not all of it came.
-
-    boto3's own download_fileobj would hide Ctrl-C, and give a part as the whole.
-    """
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        copy = tempfile.TemporaryFile(dir=folder)
-        while part := in_time(answer["Body"].read, 2**18):
-            copy.write(part)
-        copy.flush()
-    except BotoCoreError as error:
-        log.warning("the download broke off: %s", error)
-        return None
-    except OSError as error:
-        raise StopRun(f"the download can't be written to {folder}: {error.strerror}") from None
-    # What comes in chunks tells no length; its last chunk has told the end.
-    in_chunks = "transfer-encoding" in answer["ResponseMetadata"]["HTTPHeaders"]
-    size = answer.get("ContentLength", copy.tell() if in_chunks else -1)
-    return copy if size == copy.tell() else None
-
-
-#### Reading the file
-
-LONGEST = 2**20  # characters of a line, or of a cell
-csv.field_size_limit(LONGEST)
-READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeError)
-SURROGATE = re.compile("[\ud800-\udfff]")  # what bytes that are not in the encoding are read as
-# UTF-32 before UTF-16, as a mark of the one begins with one of the other.
-ENCODINGS = ("utf-8", "utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
-MARKS = {"\ufeff".encode(encoding): encoding for encoding in ENCODINGS}
-WITHOUT_MARK = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
-FOREIGN = {  # what a file begins with that is no CSV, and what it is
-    rb"\x1f\x8b": "packed with gzip, once more than its name says; unpack it",
-    rb"PK\x03\x04": "an Excel workbook (or another zip archive); save its sheet as CSV",
-    rb"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as CSV",
-    rb"\s*<(!doctype html|html|head|body)": "HTML, such as a log-in page; see where it comes from",
-    rb"\s*<\?xml": "XML; export it as CSV",
-    rb'\s*(\{\s*"|\[\s*[{\]])': "JSON; export it as CSV",
-    rb"%PDF-": "a PDF; export it as CSV",
-    rb"BZh\d1AY|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf": "a packed file; unpack it",
-    rb"PAR1|Obj\x01|SQLite format 3": "a data file of another kind; export it as CSV",
-    rb"([^\0]\0){4}": "UTF-16 without its mark; write [csv] encoding = utf-16-le",
-    rb"(\0[^\0]){4}": "UTF-16 without its mark; write [csv] encoding = utf-16-be",
-}
-
-
-class Row(NamedTuple):
-    """A record of the file."""
-
-    line: int  # where it begins
-    text: str  # as it stands in the file
-    cells: list[str]  # clean ones
-    problem: str = ""
-
-
-@dataclass
-class Sheet:
-    """A CSV file that is being read, and where in its rows a user's values are."""
-
-    name: str
-    stream: io.TextIOWrapper
-    delimiter: str
-    mark: str  # the byte-order mark that the file begins with
-    rows: Iterator[Row] = field(init=False)
-    headings: list[str] = field(default_factory=list)  # normal ones
-    heading_row: str = ""  # as it stands in the file; none where [csv] headings are used
-    columns: list[Source] = field(default_factory=list)  # those that have a column
-    # The same as tuples, as no loop is run through as often as the one over them.
-    flat_columns: list[tuple[int, str, Any, bool, Source]] = field(default_factory=list)
-    constants: User = field(default_factory=dict)
-    blanks: frozenset[str] = frozenset()
-
-    def is_heading(self, cells: list[str]) -> bool:
-        """Whether a row repeats the headings, case and blank ones at the end aside."""
-        # As nearly always, the first cell is enough.
-        if not (cells and self.headings) or self.headings[0].casefold() not in cells[0].casefold():
-            return False
-        found, own = "\0".join(map(normal, cells)), "\0".join(self.headings)
-        return found.rstrip("\0").casefold() == own.rstrip("\0").casefold()
-
-
-def open_text(file: CsvFile, settings: Settings) -> tuple[io.TextIOWrapper, str]:
-    """The file's text and its byte-order mark; StopRun where it is no CSV at all."""
-    content = file.open()
-    try:
-        head = content.peek(2**12)
-    except READ_ERRORS as error:
-        raise StopRun(f"{file.name} is damaged, and can't be unpacked: {error}") from None
-    encoding = codecs.lookup(settings.csv_encoding).name
-    mark = next((mark for mark in MARKS if head.startswith(mark)), b"")
-    encoding = MARKS.get(mark, WITHOUT_MARK.get(encoding, encoding))
-    content.read(len(mark))
-    head, errors, ascii_bytes = head[len(mark) :], "strict", bytes(range(128))
+def describe_foreign_format(head: bytes, name: str, encoding: str = "utf-8") -> str:
+    """Say what the file is if its first bytes aren't CSV, and what to do; otherwise return ""."""
+    bom = next((bom for bom in BOMS if head.startswith(bom)), b"")
+    encoding = BOMS.get(bom, encoding)
+    head = head[len(bom) :]
     if encoding.startswith(("utf-16", "utf-32")):
-        head = head.replace(b"\0", b"")
-        errors = "surrogatepass"  # a lone surrogate is the fault of its row alone
-    elif ascii_bytes.decode(encoding, "replace") == ascii_bytes.decode("ascii"):
-        errors = "surrogateescape"  # so is a wrong byte, where ASCII's bytes mean the same
-    for pattern, what in FOREIGN.items():
-        if re.match(pattern, head, re.IGNORECASE):
-            raise StopRun(f"{file.name} is no CSV but {what}")
-    return io.TextIOWrapper(content, encoding, errors, newline=""), "\ufeff" if mark else ""
-
-
-def read_lines(sheet: Sheet, record: list[str]) -> Iterator[str]:
-    """Each line for the csv module, with the line as it stands in the file added to `record`."""
-    # The csv module takes no blank behind a closing quote.
-    blank = re.compile(f'(?<=[^"])" +(?={re.escape(sheet.delimiter)}|[\r\n]|$)')
-    for number, line in enumerate(iter(partial(sheet.stream.readline, LONGEST + 1), ""), 1):
-        if len(line) > LONGEST:
-            raise StopRun(f"{sheet.name}: line {number} has more than {LONGEST:,} characters")
-        record.append(line)
-        # A NUL is nothing, and Python 3.10's csv module takes none; a mark in the middle is where
-        # files were glued together.
-        text = line.replace("\0", "").removeprefix("\ufeff")
-        yield blank.sub('"', text) if '" ' in text else text
-
-
-def read_rows(sheet: Sheet) -> Iterator[Row]:
-    """Every record but blank lines and repeated headings; StopRun where reading can't go on."""
-    number, lines = 1, list[str]()  # where the record begins, and what stands there
-    how: Any = {"delimiter": sheet.delimiter, "skipinitialspace": sheet.delimiter != " "}
-    reader = csv.reader(read_lines(sheet, lines), strict=True, **how)
-    while True:
-        cells, problem = [], ""
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            problem = f"it is no CSV: {error}"
-            if re.search("field limit|unexpected end", problem):
-                record = "".join(lines)
-                # The last quote that opens: one that is doubled neither opens nor closes.
-                quotes = re.finditer('"(?:[^"]+|"")*"?', record)
-                opening = max((quote.start() for quote in quotes), default=0)
-                number += len(re.findall("\r\n|\r|\n", record[:opening]))
-                what = f"a quote opens in line {number} and doesn't close"
-                reason = f"{what} in {LONGEST:,} characters, or at all"
-                raise StopRun(f"{sheet.name}: {reason}") from None
-        except READ_ERRORS as error:
-            where = f"after line {number + len(lines) - 1}"
-            reason = f"is cut off or damaged {where}: {root_cause(error)}"
-            raise StopRun(f"{sheet.name} {reason}") from None
-        # A record, with what is wrong with its text.
-        record = lines[0] if len(lines) == 1 else "".join(lines)
-        if not record.isascii() and SURROGATE.search(record):
-            problem = f"it holds bytes that are not {sheet.stream.encoding}; see [csv] encoding"
-        # Its cells: as nearly always, there are but blanks to take off, in ASCII those of strip.
-        blanks, is_plain = None if record.isascii() else BLANKS, '="' not in record
-        cells = [cell.strip(blanks) if is_plain else clean(cell) for cell in cells]
-        if problem or not (cells in ([], [""]) or sheet.is_heading(cells)):
-            yield Row(number, record, cells, problem)
-        number += len(lines)
-        lines.clear()
-
-
-def open_sheet(file: CsvFile, settings: Settings) -> Sheet:
-    """The file's rows below its headings; StopRun where these don't fit the settings."""
-    stream, mark = open_text(file, settings)
-    delimiter = "\t" if settings.csv_delimiter == "tab" else settings.csv_delimiter
-    sheet = Sheet(file.name, stream, delimiter, mark)
-    sheet.rows = read_rows(sheet)
-    first = next(sheet.rows, None)
-    sheet.headings = [normal(cell) for cell in next(csv.reader([settings.csv_headings]), [])]
-    if first and sheet.headings and not sheet.is_heading(first.cells):
-        sheet.rows = itertools.chain([first], sheet.rows)
-    elif first and first.problem:
-        raise StopRun(f"{file.name}: the row of headings: {first.problem}")
-    elif first:
-        sheet.headings = sheet.headings or [normal(cell) for cell in first.cells]
-        sheet.heading_row = first.text
-    elif not sheet.headings:
-        raise StopRun(f"{file.name} is empty")
-    words = next(csv.reader([settings.csv_empty]), [])
-    sheet.blanks = frozenset(["", *map(clean, words)])
-    map_columns(sheet, file, settings)
-    for source in settings.sources:
-        if source.value is not None:
-            user = sheet.constants
-            values = user.setdefault("custom_attributes", {}) if source.is_attribute else user
-            values[source.name] = source.value
-    return sheet
-
-
-def map_columns(sheet: Sheet, file: CsvFile, settings: Settings) -> None:
-    """Find each source's column; StopRun with all that doesn't fit."""
-    headings, sources = sheet.headings, settings.sources
-    if all(source.is_attribute for source in sources):
-        names = [name for name in FIELDS if name in headings]
-        how = settings.csv_decimal, settings.zone
-        sources = (*(read_source(name, name, False, *how) for name in names), *sources)
-    mapped = [source for source in sources if not source.is_constant]
-    missing = [source for source in mapped if source.text not in headings]
-    problems = []
-    # Where nearly nothing fits, the file's own headings say more than a line for each of ours.
-    if not any(source.name in IDENTITY and not source.is_attribute for source in sources):
-        problems.append("none is user_id, email or id")
-    if problems or len(missing) * 2 > len(mapped):
-        elsewhere = find_headings(file, settings, {source.text for source in mapped})
-        problems.append(f"the file has {', '.join(headings)[:500]}{elsewhere}")
-        missing = []
-    for source in sources:
-        what, times = f"{source.text!r} (for {source.name})", headings.count(normal(source.text))
-        if source in missing:
-            near = nearest(source.text, headings, 3)[:100]
-            problems.append(f"{what} is missing; the nearest: {near}")
-        elif times and source.value is not None:
-            problems.append(f"{what} is a heading: take its single quotes off")
-        elif times > 1 and not source.is_constant:
-            problems.append(f"{what} stands there {times} times")
-    if problems:
-        raise StopRun(f"{file.name}: the headings don't fit the settings: {'; '.join(problems)}")
-    sheet.columns = [replace(source, column=headings.index(source.text)) for source in mapped]
-    sheet.flat_columns = [(s.column, s.name, s.convert, s.is_attribute, s) for s in sheet.columns]
-
-
-def find_headings(file: CsvFile, settings: Settings, wanted: set[str]) -> str:
-    """Where else in the file's first lines the headings stand, and what to do about it."""
-    stream, _ = open_text(file, settings)
-    own, head = settings.csv_delimiter, list[str]()
-    with contextlib.suppress(*READ_ERRORS):  # it may be damaged as well
-        head.extend(itertools.islice(iter(partial(stream.readline, LONGEST), ""), 20))
-    for number, line in enumerate(head, 1):
-        for name in (own, ",", ";", "tab", "|"):
-            delimiter = "\t" if name == "tab" else name
-            reader = csv.reader([line.replace("\0", "")], delimiter=delimiter)
-            cells = set(map(normal, next(reader, [])))
-            if wanted <= cells and cells & (wanted or set(IDENTITY)):
-                above = f"they stand in line {number}: remove what is above it"
-                other = f"write [csv] delimiter = {name}"
-                advice = [above if number > 1 else "", other if name != own else ""]
-                return f"; {', and '.join(filter(None, advice))}"
+        head = head.decode(encoding, "ignore").encode("utf-8", "ignore")
+    text = head.decode("utf-8", "replace").lstrip(STRIPPABLE)
+    for signature, description in FILE_SIGNATURES.items():
+        if re.match(signature, head, re.DOTALL):
+            return f"{name} is not a CSV file but {description}"
+    for pattern, description in TEXT_SIGNATURES.items():
+        if re.match(pattern, text, re.DOTALL | re.IGNORECASE):
+            return f"{name} is not a CSV file but {description}"
+    if is_json(text):
+        return f"{name} is not a CSV file but JSON; export the data as CSV"
     return ""
 
 
-#### Rows to users
+def is_json(text: str) -> bool:
+    """Return whether the text begins with a JSON object or array, which may be cut off.
+
+    `[id],user_id` and `{x},b` are real headings.
+    """
+    if not text.startswith(("{", "[")):
+        return False
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except json.JSONDecodeError as error:
+        if error.msg.startswith("Unterminated string"):
+            return True
+        # The rest is empty, or an incomplete word: part of a file may end in `nul`.
+        rest = text[error.pos :]
+        return any(word.startswith(rest) for word in ("true", "false", "null", "-"))
+    except RecursionError:
+        return True
+    # Several values may follow each other, one per line, with or without commas.
+    rest = text[end:].lstrip(", \t\r\n")
+    return rest == "" or rest.startswith(("{", "["))
 
 
-def to_user(row: Row, sheet: Sheet) -> tuple[User, list[tuple[Source, str, str]]]:
-    """The user in a row, and the cells that have to be left out: their source, text and what is
-    wrong. RowError where the row can't be imported."""
-    cells = row.cells
-    if row.problem:
-        raise RowError(row.problem)
-    if len(cells) != len(sheet.headings):
-        check_width(cells, sheet)
-    user, wrong = sheet.constants.copy(), []
-    attributes: User = user.pop("custom_attributes", {}).copy()
-    for column, name, convert, is_attribute, source in sheet.flat_columns:
-        cell = cells[column]
-        if cell not in sheet.blanks:
+def clean_cell(cell: str) -> str:
+    """Strip whitespace and invisible characters, and unwrap a spreadsheet's ="00123"."""
+    strippable = STRIPPABLE
+    if cell.isascii():
+        strippable = (
+            STRIPPABLE_ASCII  # faster, as there are fewer characters to compare
+        )
+    cell = cell.strip(strippable)
+    if not (cell.startswith('="') and cell.endswith('"') and len(cell) > 2):
+        return cell
+    content = cell[2:-1]
+    if '"' in content.replace('""', ""):
+        return cell  # more than one text: a formula such as ="a"&"b"
+    return content.replace('""', '"').strip(STRIPPABLE)
+
+
+def clean_special_cells(cells: list[str]) -> None:
+    """Complete the cleaning of cells that have no NULs, and that str.strip has stripped."""
+    for column, cell in enumerate(cells):
+        if not cell.isascii() or cell.startswith("="):
+            cells[column] = clean_cell(cell)
+
+
+def may_have_text_formula(text: str) -> bool:
+    """Return whether there may be a cell such as ="00123" in the text."""
+    return (
+        "=" in text and '="' in text
+    )  # the first test is faster, and enough for most texts
+
+
+def normalize_heading(heading: str) -> str:
+    """Normalize a heading so that headings that look alike compare equal."""
+    visible = INVISIBLE.sub("", clean_cell(heading))
+    return " ".join(unicodedata.normalize("NFC", visible).split())
+
+
+def is_ascii_superset(encoding: str) -> bool:
+    """Return whether ASCII characters are the same bytes in this encoding."""
+    return ASCII_PROBE.decode(encoding, "replace") == ASCII_PROBE.decode("ascii")
+
+
+def split_text(text: str) -> list[str]:
+    """Split at line endings, keeping them. (str.splitlines would also split at U+2028.)"""
+    return list(io.StringIO(text, newline=""))
+
+
+def split_bytes(data: bytes) -> list[bytes]:
+    """Split at line endings, keeping them."""
+    return data.splitlines(keepends=True)
+
+
+def complete_lines(
+    pieces: Iterable[AnyStr],
+    split: Callable[[AnyStr], list[AnyStr]],
+    line_feed: AnyStr,
+    check_unfinished: Callable[[AnyStr], None],
+) -> Iterator[list[AnyStr]]:
+    """Yield the complete lines of each piece of a file; the last line may lack its ending.
+
+    `check_unfinished` raises RunAborted if a line is too long.
+    """
+    unfinished = line_feed[:0]
+    for piece in pieces:
+        lines = split(unfinished + piece)
+        unfinished = line_feed[:0]
+        # A carriage return at the end may be one half of "\r\n".
+        if lines and not lines[-1].endswith(line_feed):
+            unfinished = lines.pop()
+        if lines:
+            yield lines
+        check_unfinished(unfinished)
+    if unfinished:
+        yield split(unfinished)
+
+
+def decode_ascii_superset(
+    lines: Iterable[list[bytes]], encoding: str
+) -> Iterator[Batch]:
+    """Decode lines of an encoding in which line endings and quotes are those of ASCII.
+
+    Invalid bytes in a line affect neither the other lines nor the boundaries of its own cells.
+    """
+    for raws in lines:
+        block = b"".join(raws)
+        if block.isascii():
+            yield Batch(raws, map(bytes.decode, raws), block.decode("ascii"))
+            continue
+        try:
+            texts = [raw.decode(encoding) for raw in raws]
+            invalid: set[int] = set()
+        except UnicodeDecodeError:
+            texts = [raw.decode(encoding, "replace") for raw in raws]
+            invalid = {
+                index
+                for index, raw in enumerate(raws)
+                if not is_decodable(raw, encoding)
+            }
+        yield Batch(raws, texts, "".join(texts), invalid)
+
+
+def is_decodable(raw: bytes, encoding: str) -> bool:
+    """Return whether the bytes are valid in the encoding."""
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def decode_wide(lines: Iterable[list[str]], encoding: str) -> Iterator[Batch]:
+    """Yield decoded lines of UTF-16 or UTF-32 together with their bytes.
+
+    With surrogatepass, encoding gives exactly the bytes that were decoded.
+    """
+    for texts in lines:
+        raws = [text.encode(encoding, "surrogatepass") for text in texts]
+        invalid = {index for index, text in enumerate(texts) if SURROGATE.search(text)}
+        yield Batch(raws, texts, "".join(texts), invalid)
+
+
+def decode_incrementally(
+    lines: Iterable[list[bytes]], encoding: str
+) -> Iterator[Batch]:
+    """Decode lines of any other encoding, such as utf-7, iso2022_kr, unicode_escape or cp500.
+
+    The meaning of a byte may depend on earlier lines, so an error affects everything after it.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)()
+    for raws in lines:
+        all_raws: list[bytes] = []
+        all_texts: list[str] = []
+        for raw in raws:
+            texts = split_text(decoder.decode(raw))
+            all_texts += texts
+            # Line endings may also be written in other ways, such as unicode_escape's \\n.
+            all_raws += split_like(texts, raw, encoding)
+        yield Batch(all_raws, all_texts, "".join(all_texts))
+    if rest := decoder.decode(b"", True):
+        yield Batch([b""], [rest], rest)
+
+
+def split_like(texts: list[str], raw: bytes, encoding: str) -> Iterator[bytes]:
+    """Yield the bytes of each of the texts that `raw` was decoded to."""
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    start = 0
+    end = 0
+    missing = 0  # characters of this text that haven't been decoded yet
+    for text in texts[:-1]:
+        missing += len(text)
+        while missing > 0 and end < len(raw):
+            missing -= len(decoder.decode(raw[end : end + 1]))
+            end += 1
+        yield raw[start:end]
+        start = end
+    yield raw[start:]
+
+
+class QuoteScanner:
+    """Prepares lines for csv.reader, which is stricter about blanks, and laxer about escapes."""
+
+    def __init__(self, csv_format: CsvFormat) -> None:
+        self.quote = csv_format.quote
+        self.escape = csv_format.escape
+        self.delimiter = csv_format.delimiter
+        blanks = {" ": "", "\t": " "}.get(self.delimiter, " \t")
+        quote = re.escape(self.quote)
+        delimiter = re.escape(self.delimiter)
+        escaped = f"{re.escape(self.escape)}.|" * bool(self.escape)
+        # None of these can backtrack: each repeats a single set of characters.
+        any_blanks = f"[{blanks}]*" * bool(blanks)
+        self.opening = re.compile(f"{any_blanks}{quote}")
+        self.after_closing = re.compile(rf"{any_blanks}(?={delimiter}|[\r\n]|\Z)")
+        self.quotes = re.compile(f"{escaped}(?:{quote})+", re.DOTALL)
+        self.delimiters = re.compile(f"{escaped}{delimiter}", re.DOTALL)
+        escape = re.escape(self.escape)
+        literal = f"{escape}|{delimiter}|{quote or QUOTE_OF_WRITERS}"
+        self.escapes = re.compile(f"({escape}(?:{literal}))|({escape})")
+        # csv.reader itself skips spaces before a quote, if told so.
+        self.has_spaces_around_quotes = bool(self.quote) and " " in blanks
+        self.has_tabs_around_quotes = bool(self.quote) and "\t" in blanks
+
+    def needs_preparation(self, text: str) -> bool:
+        """Return whether csv.reader may misread a line or lines as they are."""
+        return (
+            "\0" in text
+            or "\ufeff" in text
+            or (self.escape != "" and self.escape in text)
+            or self.has_blanks_at_quotes(text)
+        )
+
+    def has_blanks_at_quotes(self, text: str) -> bool:
+        """Return whether there may be blanks after a closing quote, or a tab before a quote."""
+        if self.has_spaces_around_quotes and self.quote + " " in text:
+            return True
+        if not self.has_tabs_around_quotes or "\t" not in text:
+            return False  # the usual case, as tabs are rare
+        return self.quote + "\t" in text or "\t" + self.quote in text
+
+    def prepare(self, line: str, is_open: bool) -> str:
+        """Return a line in the form that csv.reader needs. `is_open`: it begins inside quotes."""
+        # csv.reader before Python 3.11 rejects NULs. A byte-order mark is where files were joined.
+        line = line.replace("\0", "").removeprefix("\ufeff")
+        if self.escape and self.escape in line:
+            line = self.double_ordinary_escapes(line, is_open)
+        if self.has_blanks_at_quotes(line):
+            line = self.scan(line, is_open).text
+        return line
+
+    def double_ordinary_escapes(self, line: str, is_open: bool) -> str:
+        r"""Double each escape character that escapes nothing (\N, C:\temp): csv would drop it.
+
+        MySQL and Redshift also write it before a line break inside a cell. At the end of a cell
+        that isn't quoted, it is ordinary if the format has quotes, as in `1,C:\temp\`.
+        """
+        content = line.rstrip("\r\n")
+        line_ending = line[len(content) :]
+        trailing_escapes = len(content) - len(content.rstrip(self.escape))
+        doubled = self.escapes.sub(r"\1\2\2", content)
+        if trailing_escapes % 2 == 0 or not line_ending:
+            return doubled + line_ending
+        unescaped = doubled[: -2 * len(self.escape)]
+        if not self.quote:
+            return unescaped + "".join(
+                self.escape + character for character in line_ending
+            )
+        if self.scan(doubled + line_ending, is_open).is_open:
+            return unescaped + line_ending
+        return doubled + line_ending
+
+    def scan(self, line: str, is_open: bool) -> LineScan:
+        """Walk through the cells of a line, removing the blanks before and after quoted ones."""
+        kept = io.StringIO()
+        opens = False
+        position = 0
+        while position < len(line):
+            if not is_open:
+                opening = self.opening.match(line, position)
+                if not opening:
+                    end = self.end_of_unquoted(line, position)
+                    kept.write(line[position:end])
+                    position = end
+                    continue
+                kept.write(self.quote)
+                opens = True
+                position = opening.end()
+            closing = self.end_of_quoted(line, position)
+            if closing < 0:
+                kept.write(line[position:])
+                return LineScan(kept.getvalue(), is_open=True, opens=opens)
+            kept.write(line[position:closing])
+            is_open = False
+            after = self.after_closing.match(line, closing)
+            if not after:  # malformed; csv.reader will say so
+                kept.write(line[closing:])
+                break
+            position = self.end_of_unquoted(line, after.end())
+            kept.write(line[after.end() : position])
+        return LineScan(kept.getvalue())
+
+    def end_of_quoted(self, line: str, position: int) -> int:
+        """Return where the closing quote ends, or -1 if there is none."""
+        for quotes in self.quotes.finditer(line, position):
+            # An even number of quotes in a row are doubled ones: "say ""hi""".
+            if quotes[0][0] == self.quote and len(quotes[0]) % 2:
+                return quotes.end()
+        return -1
+
+    def end_of_unquoted(self, line: str, position: int) -> int:
+        """Return where the next cell begins."""
+        for match in self.delimiters.finditer(line, position):
+            if match[0] == self.delimiter:
+                return match.end()
+        return len(line)
+
+    def begins_with_opening_quote(self, line: str) -> bool:
+        """Return whether the first quote of a line is at the start of a cell.
+
+        If the line begins inside quotes, that quote closes them; but if it is at the start of a
+        cell, it was meant to open one, and the quote that is open was never closed.
+        """
+        closing = self.end_of_quoted(line, 0)
+        before = (
+            line[:closing].rstrip(self.quote).rstrip(" \t".replace(self.delimiter, ""))
+        )
+        return before == "" or before.endswith(self.delimiter)
+
+
+class CsvReader:
+    """Iterates over the records of a CSV file, except blank lines.
+
+    Raises RunAborted if reading can't go on.
+    """
+
+    def __init__(
+        self, name: str, stream: io.BufferedIOBase, csv_format: CsvFormat
+    ) -> None:
+        self.name = name
+        self.format = csv_format
+        self._stream = stream
+        self._lines_read = 0
+        self._read_error = ""
+        self.head = self._read_block()
+        self.bom = next((bom for bom in BOMS if self.head.startswith(bom)), b"")
+        configured = codecs.lookup(csv_format.encoding).name
+        self.encoding = BOMS.get(
+            self.bom, ENCODING_WITHOUT_BOM.get(configured, configured)
+        )
+        self._scanner = QuoteScanner(csv_format)
+        # Lines passed to csv.reader, or about to be, that aren't part of a Row yet.
+        self._raws: deque[bytes] = deque()
+        self._invalid_lines: set[int] = set()
+        self._lines_to_repeat: list[str] = []
+        self._is_plain = True  # str.strip is enough to clean the cells
+
+    def text_lines(self, row: Row) -> list[str]:
+        """Return the decoded lines of a row."""
+        return split_text(self._decode_leniently(row.raw))
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows from the first one on. The stream can be read only once."""
+        lines = itertools.chain.from_iterable(self._feed())
+        reader = self._parse(lines)
+        line = 1
+        lines_parsed = 0  # by this csv.reader
+        take_line = self._raws.popleft
+        while True:
             try:
-                (attributes if is_attribute else user)[name] = convert(cell)
-            except ValueError as error:
-                wrong.append((source, cell, str(error)))
-    if user.keys().isdisjoint(IDENTITY):
-        raise RowError("no user_id, email or id")
-    if attributes:
-        user["custom_attributes"] = attributes
-    return user, wrong
+                # The script's hottest loop: it costs little more than csv.reader itself.
+                for raw_cells in reader:
+                    line_count = reader.line_num - lines_parsed
+                    lines_parsed += line_count
+                    raw = take_line()
+                    if line_count > 1:
+                        raw = self._complete_record(raw, line, line_count)
+                    cells = [cell.strip() for cell in raw_cells]
+                    if not self._is_plain:
+                        clean_special_cells(cells)
+                    if self._invalid_lines and self._has_invalid_line(line, line_count):
+                        yield Row(line, raw, cells, self._encoding_error(), line_count)
+                    elif len(cells) > 1 or (cells and cells[0]):
+                        yield Row(line, raw, cells, "", line_count)
+                    line += line_count
+                return
+            except csv.Error as error:
+                row = self._reject_record(
+                    line, reader.line_num - lines_parsed, str(error)
+                )
+            yield row
+            line += row.line_count
+            # After an error, csv.reader would go on with the next line as well, but the last line
+            # of this record may have to be read again.
+            reader = self._parse(itertools.chain(self._lines_to_repeat, lines))
+            lines_parsed = 0
+
+    def _parse(self, lines: Iterable[str]) -> Any:
+        """Return a csv.reader of the lines."""
+        options: dict[str, Any] = {"quotechar": self.format.quote}
+        if not self.format.quote:
+            options = {"quotechar": None, "quoting": csv.QUOTE_NONE}
+        return csv.reader(
+            lines,
+            strict=True,
+            delimiter=self.format.delimiter,
+            escapechar=self.format.escape or None,
+            skipinitialspace=self.format.delimiter != " ",
+            **options,
+        )
+
+    def _feed(self) -> Iterator[Iterable[str]]:
+        """Yield the file's lines in csv.reader's form, appending their bytes to _raws."""
+        try:
+            for batch in self._decode():
+                self._check_unfinished(b"")
+                self._check_lines(batch)
+                needs_preparation = self._scanner.needs_preparation(batch.text)
+                # A record that began in an earlier batch is cleaned as carefully as that one.
+                self._is_plain = (
+                    (self._is_plain or not self._raws)
+                    and not needs_preparation
+                    and batch.text.isascii()
+                    and not may_have_text_formula(batch.text)
+                )
+                if needs_preparation or batch.invalid:
+                    yield from self._prepare_one_by_one(batch)
+                else:
+                    self._raws.extend(batch.raws)
+                    self._lines_read += len(batch.raws)
+                    yield batch.texts
+        except UnicodeError:
+            self._abort(f"{self._encoding_error()} (after line {self._lines_read})")
+
+    def _prepare_one_by_one(self, batch: Batch) -> Iterator[Iterable[str]]:
+        """Yield each line only when csv.reader asks for it, so that its state is known then."""
+        for index, text in enumerate(batch.texts):
+            self._lines_read += 1
+            if index in batch.invalid:
+                self._invalid_lines.add(self._lines_read)
+            # Of the earlier lines, only those of the current record are left.
+            is_open = bool(self._raws)
+            self._raws.append(batch.raws[index])
+            yield [self._scanner.prepare(text, is_open)]
+
+    def _decode(self) -> Iterator[Batch]:
+        """Yield the file's lines."""
+        blocks = self._blocks()
+        check = self._check_unfinished
+        if self.encoding.startswith(("utf-16", "utf-32")):
+            pieces = codecs.iterdecode(blocks, self.encoding, "surrogatepass")
+            return decode_wide(
+                complete_lines(pieces, split_text, "\n", check), self.encoding
+            )
+        if is_ascii_superset(self.encoding):
+            lines = complete_lines(blocks, split_bytes, b"\n", check)
+            return decode_ascii_superset(lines, self.encoding)
+        line_feed = "\n".encode(self.encoding)
+        if len(line_feed) != 1:  # unicode_escape
+            line_feed = b"\n"
+        # EBCDIC has a different line feed, but the same carriage return.
+        pattern = b"[^\r%b]*(?:\r%b|\r|%b)|[^\r%b]+" % ((re.escape(line_feed),) * 4)
+        lines = complete_lines(blocks, re.compile(pattern).findall, line_feed, check)
+        return decode_incrementally(lines, self.encoding)
+
+    def _blocks(self) -> Iterator[bytes]:
+        """Yield the file's bytes without the byte-order mark."""
+        if head := self.head[len(self.bom) :]:
+            yield head
+        while block := self._read_block():
+            yield block
+
+    def _read_block(self) -> bytes:
+        """Return about BLOCK_SIZE bytes, fewer at the end of the file.
+
+        A .gz yields smaller blocks. If reading fails, the bytes before that are returned first.
+        """
+        block = b""
+        if self._read_error:
+            self._abort(f"{self._read_error} after line {self._lines_read}")
+        try:
+            while len(block) < BLOCK_SIZE and (piece := self._stream.read1(BLOCK_SIZE)):
+                block += piece
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            self._read_error = "is truncated or corrupt"
+        except OSError as error:
+            self._read_error = f"can't be read any further ({error.strerror})"
+        if self._read_error and not block:
+            self._abort(f"{self._read_error} after line {self._lines_read}")
+        return block
+
+    def _complete_record(self, first_raw: bytes, line: int, line_count: int) -> bytes:
+        """Return the bytes of a record of several lines."""
+        raws = [first_raw]
+        raws.extend(self._raws.popleft() for _ in range(line_count - 1))
+        self._check_record(raws, line)
+        return b"".join(raws)
+
+    def _check_unfinished(self, unfinished: bytes | str) -> None:
+        """Raise RunAborted if the record that is being read is too long already."""
+        if sum(map(len, self._raws)) + len(unfinished) <= MAX_RECORD_SIZE:
+            return
+        if isinstance(unfinished, str):
+            unfinished = unfinished.encode(self.encoding, "surrogatepass")
+        line = self._lines_read - len(self._raws) + 1
+        self._check_record([*self._raws, unfinished], line)
+
+    def _check_lines(self, batch: Batch) -> None:
+        """Raise RunAborted if one of the lines is too long."""
+        if len(batch.text) > MAX_RECORD_SIZE:
+            for number, raw in enumerate(batch.raws, self._lines_read + 1):
+                self._check_record([raw], number)
+
+    def _check_record(self, raws: list[bytes], line: int) -> None:
+        """Raise RunAborted if the lines of a record, the first of which is `line`, are too long."""
+        if sum(map(len, raws)) <= MAX_RECORD_SIZE:
+            return
+        size = len(self._decode_leniently(b"".join(raws)))
+        if size <= MAX_RECORD_SIZE:
+            return
+        limit = f"{MAX_RECORD_SIZE:,} characters"
+        if not any(raws[1:]):
+            self._abort(f"line {line} is longer than {limit}")
+        opened = self._find_open_quote(raws)
+        size_within_quote = len(self._decode_leniently(b"".join(raws[opened:])))
+        if size_within_quote > MAX_RECORD_SIZE:
+            self._abort(
+                f"unclosed quote: opened on line {line + opened}, not closed within {limit}"
+            )
+        self._abort(f"the record that begins on line {line} is longer than {limit}")
+
+    def _abort(self, reason: str) -> NoReturn:
+        """Raise RunAborted."""
+        raise RunAborted(f"{self.name}: {reason}")
+
+    def _has_invalid_line(self, line: int, line_count: int) -> bool:
+        """Return whether a line of the record has invalid bytes; forget it if so."""
+        invalid = self._invalid_lines.intersection(range(line, line + line_count))
+        self._invalid_lines -= invalid
+        return bool(invalid)
+
+    def _encoding_error(self) -> str:
+        return f"{INVALID_BYTES} {self.encoding}; check [csv] encoding"
+
+    def _reject_record(self, line: int, line_count: int, error: str) -> Row:
+        """Return a row for a record that csv.reader refused after `line_count` lines."""
+        self._lines_to_repeat = []
+        raws = [self._raws.popleft() for _ in range(line_count)]
+        if "unexpected end" in error:
+            if self.format.quote:
+                opened = self._find_open_quote(raws)
+                self._abort(
+                    f"unclosed quote: opened on line {line + opened}, "
+                    "not closed by the end of the file"
+                )
+            reason = "the file ends with an escape character before a line break"
+            return Row(line, b"".join(raws), [], reason, line_count)
+        reason = "malformed quotes: text after a closing quote"
+        last_text = self._decode_leniently(raws[-1])
+        if line_count > 1 and self._scanner.begins_with_opening_quote(last_text):
+            # In `u1,"Ada` above `u2,"Bo"`, the quote before Ada was never closed, and csv.reader
+            # took the one before Bo for its end. The last line is a record of its own.
+            reason = "malformed quotes: an opening quote is never closed"
+            self._raws.appendleft(raws.pop())
+            self._lines_to_repeat = [self._scanner.prepare(last_text, is_open=False)]
+        if self._has_invalid_line(line, len(raws)):
+            reason = self._encoding_error()
+        return Row(line, b"".join(raws), [], reason, len(raws))
+
+    def _find_open_quote(self, raws: list[bytes]) -> int:
+        """Return the index of the line with the quote that is open at the end of the lines."""
+        is_open = False
+        opened = 0
+        for index, raw in enumerate(raws):
+            text = self._scanner.prepare(self._decode_leniently(raw), is_open)
+            scan = self._scanner.scan(text, is_open)
+            is_open = scan.is_open
+            if scan.opens:
+                opened = index
+        return opened
+
+    def _decode_leniently(self, raw: bytes) -> str:
+        """Decode bytes of which some may be invalid."""
+        return raw.decode(self.encoding, "replace")
 
 
-def check_width(cells: list[str], sheet: Sheet) -> None:
-    """RowError where a row has more or fewer cells than headings, and these are not blank."""
-    width, needed = len(sheet.headings), max((s.column for s in sheet.columns), default=-1) + 1
-    if len(cells) < needed or any(cells[width:]):
-        detail = f"{len(cells)} cells, where there are {width} headings"
-        raise RowError("more or fewer cells than headings", detail)
+# An e-mail address between blanks and stray quotes.
+EMAIL_CELL = re.compile(r"[^@\s]+@[^@\s]+")
 
 
-def identities(user: User) -> list[str]:
-    """Whom the user's data are about, as Intercom would look them up."""
-    names = ["user_id=" + user["user_id"]] if "user_id" in user else []
-    if "email" in user:
-        names.append("email=" + user["email"].lower())
-    return [*names, "id=" + user["id"]] if "id" in user else names
+class ExpectedRow(NamedTuple):
+    """The properties that identify a line as a row of the file."""
+
+    width: int
+    id_column: int | None = None  # None: not mapped
+    email_column: int | None = None
+    first_id: str = ""  # of the record in question
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """A row on its way to Intercom."""
+def swallows_rows(
+    lines: list[str], csv_format: CsvFormat, expected: ExpectedRow
+) -> bool:
+    """Return whether each line of a record looks like a row: a stray quote has joined rows.
 
-    row: Row
-    user: User
-    identities: list[str]
-    intercom_id: str = ""  # the id by which Intercom is asked for it
-    stale_id: str = ""  # one that was remembered, and that Intercom doesn't know any more
-    digest: bytes = b""
-
-    def __str__(self) -> str:
-        name = next(filter(self.user.__contains__, IDENTITY))
-        return f"line {self.row.line} {name}={self.user[name]}"
-
-
-#### Looking at the file
-
-FEW = 10  # rows or cells, of which it may be chance that all are wrong
-MOST_COUNTED = 1000  # identities whose rows are counted at once
-ORDERS = ("%d{0}%m{0}%Y", "%m{0}%d{0}%Y", "%Y{0}%m{0}%d", "%d{0}%m{0}%y", "%m{0}%d{0}%y")
-DATES = [order.format(mark) for order in ORDERS for mark in "/.- "]
-DATES += ["%d-%b-%Y", "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%d-%b-%y", "%Y%m%d"]
-TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+    In `u1,"Ada,a@example.com` above `u2,Bo 5'11",b@example.com`, the quotes enclose no cell.
+    """
+    strippable = STRIPPABLE + csv_format.quote
+    for line in lines:
+        cells = [cell.strip(strippable) for cell in line.split(csv_format.delimiter)]
+        if len(cells) != expected.width:
+            return False
+        email_column = expected.email_column
+        if email_column is not None and not EMAIL_CELL.fullmatch(cells[email_column]):
+            return False
+        id_column = expected.id_column
+        if id_column is not None and id_form(cells[id_column]) != id_form(
+            expected.first_id
+        ):
+            return False
+    return True
 
 
-def other_types(source: Source, settings: Settings) -> dict[str, Any]:
-    """What could be written so that a column's cells might be of their type, and what it does."""
-    line = f"{source.name} = {source.text} :"
-    decimal, zone = settings.csv_decimal, settings.zone
-    other = "," if decimal == "." else "."
-    if source.type == "timestamp":
-        forms = ["", *(date + time for date in DATES for time in TIMES)]
-        return {
-            f"{line} timestamp {form}".rstrip(): converter("timestamp", decimal, zone, form)
-            for form in forms
-        }
-    types = {}
-    if source.type == "integer":
-        types[f"{line} float"] = converter("float", decimal, zone)
-        types[f"{line} float, with [csv] decimal = {other}"] = converter("float", other, zone)
-    elif source.type == "float":
-        types[f"[csv] decimal = {other}"] = converter("float", other, zone)
-    return types
+def id_form(text: str) -> tuple[bool, bool]:
+    """Return whether an id has digits, and whether it has letters."""
+    return any(map(str.isdigit, text)), any(map(str.isalpha, text))
+
+
+#### Mapping rows to users
+
+NO_ATTRIBUTES: UserPayload = {}
+IDENTITY_PLACES = ("[user] user_id", "[user] email", "[user] id")
+# If at least this share of a file's rows end with blank cells, such rows are normal.
+USUAL_WIDTH_SHARE = 0.9
+ROWS_SEARCHED_FOR_HEADINGS = 20
+
+
+@dataclass(
+    frozen=True, slots=True
+)  # faster than a tuple, and this is read for every cell
+class Column:
+    """A mapped column."""
+
+    position: int  # of its cells in a row
+    name: str
+    convert: Callable[[str], CellValue]
+    is_attribute: bool
+    mapping: FieldMapping
+
+
+class OmittedCell(NamedTuple):
+    """A cell that isn't of its type, so that the user is sent without it."""
+
+    mapping: FieldMapping
+    cell: str
+    reason: str
+
+
+@dataclass(slots=True)
+class MappedRow:
+    """The result of mapping a row."""
+
+    user: UserPayload  # with keys of FIELDS; those of blank and of invalid cells are missing
+    omitted: list[OmittedCell]
 
 
 @dataclass
-class Examples:
-    """How often something was found, and the first three: line, value (or blank), reason."""
+class CsvTable:
+    """An open CSV file, its headings, and the columns that are mapped to fields."""
+
+    reader: CsvReader
+    records: Iterator[Row]  # those of the reader, which can be read only once
+    content: LenientGzipFile | io.BufferedReader
+    headings: list[str]  # normalized
+    heading_raw: bytes = b""  # the heading row as it is in the file, if it has one
+    first_row: Row | None = None  # already read, if the file has no heading row
+    columns: list[Column] = field(default_factory=list)
+    constants: UserPayload = field(default_factory=dict)
+    null_words: frozenset[str] = frozenset([""])
+    # How many cells a row may have if there are more than headings, and they are blank; 0: none.
+    accepted_width: int = 0
+
+    def __post_init__(self) -> None:
+        # Comparing every row with all headings would take longer than reading it, so rows are
+        # first compared in one column, and there by two characters. The longest heading is the
+        # least likely to begin and end like a cell below it; the first may be blank, as that of a
+        # data frame's index is.
+        probe_heading = max(self.headings, key=len, default="")
+        self.probe = 0
+        if self.headings:
+            self.probe = self.headings.index(probe_heading)
+        self.probe_heading = probe_heading.casefold()
+        decomposed = unicodedata.normalize(
+            "NFD", probe_heading
+        )  # E and an accent, for É
+        starts = probe_heading[:1] + decomposed[:1]
+        ends = probe_heading[-1:] + decomposed[-1:]
+        self.probe_starts = {*starts.upper(), *starts.lower()}
+        self.probe_ends = {*ends.upper(), *ends.lower()}
+        self.folded_headings = self.fold(self.headings)
+
+    @staticmethod
+    def fold(headings: Iterable[str]) -> str:
+        """Return normalized headings in a form that ignores case and blank ones at the end."""
+        return "\0".join(headings).rstrip("\0").casefold()
+
+    def is_heading_row(self, cells: list[str]) -> bool:
+        """Return whether a row repeats the headings, as in files that were joined."""
+        if len(cells) <= self.probe:
+            return False
+        cell = cells[self.probe]
+        # A file may have this word in every row, so the expensive comparison comes last.
+        if cell.isascii() and " ".join(cell.split()).casefold() != self.probe_heading:
+            return False
+        return self.fold(map(normalize_heading, cells)) == self.folded_headings
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows below the headings, but no blank ones and no repeated headings."""
+        if self.first_row:
+            yield self.first_row
+        probe = self.probe
+        starts = self.probe_starts
+        ends = self.probe_ends
+        for row in self.records:
+            cells = row.cells
+            # Excel writes ;;; for rows that once had content.
+            if not any(cells) and not row.error:
+                continue
+            if len(cells) > probe:
+                cell = cells[probe]
+                may_be_headings = cell[:1] in starts and cell[-1:] in ends
+                if may_be_headings and self.is_heading_row(cells):
+                    continue
+            yield row
+
+
+def split_words(text: str) -> list[str]:
+    """Split a comma-separated value of config.ini."""
+    return next(csv.reader([text]), [])
+
+
+def open_csv(file: InputFile, settings: Settings) -> CsvTable:
+    """Open the CSV and resolve its headings. Raise RunAborted if they don't match the settings."""
+    content = file.open()
+    reader = CsvReader(file.name, content, settings.csv_format)
+    if problem := describe_foreign_format(reader.head, file.name, reader.encoding):
+        raise RunAborted(problem)
+    if not reader.head:
+        raise RunAborted(f"{file.name} is empty: it has no headings")
+    set_headings = [
+        normalize_heading(word) for word in split_words(settings.csv.headings)
+    ]
+    records = iter(reader)
+    first = next((row for row in records if any(row.cells) or row.error), None)
+    if set_headings:
+        table = CsvTable(reader, records, content, set_headings)
+        # The headings may be set although the file has them too.
+        if first and table.is_heading_row(first.cells):
+            table.heading_raw = first.raw
+        else:
+            table.first_row = first
+    elif not first:
+        raise RunAborted(f"{file.name} is empty: it has no headings")
+    elif first.error:
+        message = f"{file.name}: can't read the headings: {first.error}"
+        if reader.encoding == "utf-8" and first.error.startswith(INVALID_BYTES):
+            message += ", for example encoding = cp1252"
+        raise RunAborted(message)
+    else:
+        headings = [normalize_heading(cell) for cell in first.cells]
+        table = CsvTable(reader, records, content, headings, heading_raw=first.raw)
+    words = {clean_cell(word) for word in split_words(settings.csv.empty)}
+    table.null_words = frozenset({"", *words})
+    resolve_columns(table, file, settings)
+    return table
+
+
+def resolve_columns(table: CsvTable, file: InputFile, settings: Settings) -> None:
+    """Find the column of each mapping. Raise RunAborted, listing every mismatch."""
+    mappings = settings.mappings
+    if all(mapping.is_attribute for mapping in mappings):
+        mappings = [*default_mappings(table.headings, settings), *mappings]
+    problems = heading_problems(mappings, table, file, settings)
+    if problems:
+        raise RunAborted(
+            f"{file.name}: headings don't match config.ini: {'; '.join(problems)}"
+        )
+    for mapping in mappings:
+        if not mapping.is_constant:
+            table.columns.append(
+                Column(
+                    position=table.headings.index(mapping.heading),
+                    name=mapping.name,
+                    convert=mapping.convert,
+                    is_attribute=mapping.is_attribute,
+                    mapping=mapping,
+                )
+            )
+        elif mapping.value is not None:
+            values = table.constants
+            if mapping.is_attribute:
+                values = table.constants.setdefault("custom_attributes", {})
+            values[mapping.name] = mapping.value
+
+
+def default_mappings(headings: list[str], settings: Settings) -> list[FieldMapping]:
+    """Map each field that is also a heading to itself, for an empty [user] section."""
+    return [
+        parse_mapping(name, name, is_attribute=False, settings=settings)
+        for name in FIELDS
+        if name in headings
+    ]
+
+
+def heading_problems(
+    mappings: list[FieldMapping], table: CsvTable, file: InputFile, settings: Settings
+) -> list[str]:
+    """List the mappings that don't match the file's headings."""
+    headings = table.headings
+    columns = [mapping for mapping in mappings if not mapping.is_constant]
+    missing = [mapping for mapping in columns if mapping.heading not in headings]
+    has_identity = any(mapping.place in IDENTITY_PLACES for mapping in mappings)
+    # It's the wrong file, or the wrong delimiter: a line for each heading would not help.
+    if not has_identity or len(missing) * 2 > len(columns):
+        return headings_overview(columns, missing, table, file, settings)
+    problems = [heading_problem(mapping, headings) for mapping in mappings]
+    return [problem for problem in problems if problem]
+
+
+def heading_problem(mapping: FieldMapping, headings: list[str]) -> str:
+    """Return why a mapping doesn't match the headings, or ""."""
+    if mapping.is_constant:
+        heading = normalize_heading(mapping.constant)
+        if heading and heading in headings:
+            what = f"'{mapping.constant}' (for {mapping.name})"
+            return f"{what} is a heading; remove the single quotes"
+        return ""
+    what = f"'{mapping.heading}' (for {mapping.name})"
+    times = headings.count(mapping.heading)
+    if times == 0:
+        named = filter(None, headings)
+        similar = ", ".join(closest_names(mapping.heading, named, count=3))[:200]
+        return f"{what} not found; closest: {similar}"
+    if times == 2:
+        return f"{what} appears twice"
+    if times > 2:
+        return f"{what} appears {times} times"
+    return ""
+
+
+def headings_overview(
+    columns: list[FieldMapping],
+    missing: list[FieldMapping],
+    table: CsvTable,
+    file: InputFile,
+    settings: Settings,
+) -> list[str]:
+    """Describe the mismatch as a whole: the file's headings, and what none of them matches."""
+    unmatched = "no column is user_id, email or id"
+    if missing:
+        unmatched = "no column for "
+        unmatched += ", ".join(f"{each.name} = {each.heading}" for each in missing)[
+            :500
+        ]
+    found = f"the file's headings are {', '.join(table.headings)[:500]}"
+    lines = [unmatched, found]
+    wanted = {mapping.heading for mapping in columns}
+    if not wanted:
+        wanted = set(IDENTITY_FIELDS)
+    if advice := find_headings_elsewhere(file, settings, wanted):
+        lines.append(advice)
+    return lines
+
+
+def find_headings_elsewhere(
+    file: InputFile, settings: Settings, wanted: set[str]
+) -> str:
+    """Look for the headings further down, or with another delimiter; return advice, or "".
+
+    A report's title may be above them, or `sep=;`, which tells Excel the delimiter.
+    """
+    own = settings.csv.delimiter
+    for name in (own, ",", ";", "tab", "|"):
+        csv_format = replace(settings.csv_format, delimiter=name.replace("tab", "\t"))
+        try:
+            reader = CsvReader(file.name, file.open(), csv_format)
+            rows = list(itertools.islice(reader, ROWS_SEARCHED_FOR_HEADINGS))
+        except RunAborted:
+            continue  # quotes may be malformed with this delimiter
+        for row in rows:
+            headings = {normalize_heading(cell) for cell in row.cells}
+            if not contains_headings(headings, wanted):
+                continue
+            advice = []
+            if row.line > 1:
+                advice.append(
+                    f"the headings are on line {row.line}: remove the lines above"
+                )
+            if name != own:
+                advice.append(f"set [csv] delimiter = {name}")
+            return ", and ".join(advice)
+    return ""
+
+
+def contains_headings(headings: set[str], wanted: set[str]) -> bool:
+    """Return whether a row has all of the wanted headings (any, if fields map to themselves)."""
+    if wanted == set(IDENTITY_FIELDS):
+        return bool(headings & wanted)
+    return wanted <= headings
+
+
+def map_row(row: Row, table: CsvTable) -> MappedRow:
+    """Convert a row to a user, and list the cells that had to be omitted.
+
+    Raise RowRejected if the row can't be imported.
+    """
+    cells = row.cells
+    if row.error:
+        raise RowRejected(row.error)
+    is_short = len(cells) < len(table.headings)
+    if is_short:
+        cells = pad_short_row(row, table)
+    elif len(cells) > len(table.headings):
+        check_extra_cells(row, table)
+    mapped = convert_cells(cells, table)
+    # In `u2,gold` under `user_id,joined,plan`, a cell is missing in the middle.
+    if is_short and any(each.mapping.type_name != "string" for each in mapped.omitted):
+        raise wrong_cell_count(row, table)
+    if row.line_count > 1 and is_swallowed_record(row, table):
+        raise RowRejected(
+            "a stray quote joined several rows",
+            "each of its lines is a row of its own; fix the quote that joins them",
+        )
+    check_identity_fields(mapped.user, cells)
+    return mapped
+
+
+def convert_cells(cells: list[str], table: CsvTable) -> MappedRow:
+    """Convert the mapped cells to the values of a user."""
+    user = table.constants.copy()
+    attributes = user.pop("custom_attributes", NO_ATTRIBUTES).copy()
+    omitted: list[OmittedCell] = []
+    null_words = table.null_words
+    # The field of an empty cell is omitted: an import never erases data.
+    for column in table.columns:
+        cell = cells[column.position]
+        if cell in null_words:
+            continue
+        try:
+            value = column.convert(cell)
+        except ValueError as error:
+            omitted.append(OmittedCell(column.mapping, cell, str(error)))
+            continue
+        if column.is_attribute:
+            attributes[column.name] = value
+        else:
+            user[column.name] = value
+    if attributes:
+        user["custom_attributes"] = attributes
+    return MappedRow(user, omitted)
+
+
+def check_identity_fields(user: UserPayload, cells: list[str]) -> None:
+    """Raise RowRejected if a row has no identity, or is a spreadsheet's summary row."""
+    known = user.get("user_id")
+    if known is None:
+        if user.keys().isdisjoint(IDENTITY_FIELDS):
+            raise RowRejected("no user_id, email or id")
+        known = user.get("id", "")
+    # A real user named Total would have an e-mail address somewhere.
+    if SUMMARY_LABEL.fullmatch(known) and not any(is_email(cell) for cell in cells):
+        reason = f"'{known}' is the label of a summary row, not a user"
+        raise RowRejected("summary row", reason)
+
+
+def wrong_cell_count(row: Row, table: CsvTable) -> RowRejected:
+    cells = pluralize(len(row.cells), "cell")
+    return RowRejected(
+        "wrong number of cells", f"{cells}, expected {len(table.headings)}"
+    )
+
+
+def check_extra_cells(row: Row, table: CsvTable) -> None:
+    """Raise RowRejected for more cells than headings, unless nearly all rows have them, blank.
+
+    An export that ends each row with a comma is fine. In `u2,Lovelace, Ada,pro,`, a comma that
+    isn't quoted has shifted the cells after it.
+    """
+    has_extra_text = any(row.cells[len(table.headings) :])
+    if has_extra_text or len(row.cells) != table.accepted_width:
+        raise wrong_cell_count(row, table)
+
+
+def pad_short_row(row: Row, table: CsvTable) -> list[str]:
+    """Return the cells of a row that has too few, padded with blank ones.
+
+    An export may trim blank cells at the end of a row. Raise RowRejected if the row could be a
+    part of another one instead, or lack a cell in the middle.
+    """
+    cells = row.cells
+    columns = table.columns
+    identities = [
+        each.position for each in columns if each.mapping.place in IDENTITY_PLACES
+    ]
+    is_cut_off = any(position >= len(cells) for position in identities)
+    if is_cut_off or not any(cells[position] for position in identities):
+        raise wrong_cell_count(row, table)
+    # `second line` is a part of the row above, unless `user_id,` is the whole heading row.
+    named_headings = [heading for heading in table.headings if heading]
+    if len(cells) == 1 and len(named_headings) > 1:
+        raise wrong_cell_count(row, table)
+    # An e-mail address below `name` has come from the column to its right.
+    for column in columns:
+        is_text = column.mapping.type_name == "string" and column.position < len(cells)
+        if is_text and is_email(cells[column.position]):
+            raise wrong_cell_count(row, table)
+    return cells + [""] * (len(table.headings) - len(cells))
+
+
+def is_swallowed_record(row: Row, table: CsvTable) -> bool:
+    """Return whether each line of a multi-line record looks like a row of its own."""
+    expected = ExpectedRow(width=len(table.headings))
+    for column in table.columns:
+        place = column.mapping.place
+        has_id = expected.id_column is not None
+        if place == "[user] user_id" or (place == "[user] id" and not has_id):
+            first_id = row.cells[column.position]
+            expected = expected._replace(id_column=column.position, first_id=first_id)
+        elif place == "[user] email":
+            expected = expected._replace(email_column=column.position)
+    return swallows_rows(table.reader.text_lines(row), table.reader.format, expected)
+
+
+def is_email(cell: str) -> bool:
+    """Return whether a cell is an e-mail address."""
+    try:
+        to_email(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def identity_label(row: Row, table: CsvTable) -> str:
+    """Return the identity in a row's cells, valid or not, such as "user_id=17"; or ""."""
+    found = {}
+    for column in table.columns:
+        is_there = column.position < len(row.cells)
+        if is_there and column.mapping.place in IDENTITY_PLACES:
+            found[column.name] = row.cells[column.position]
+    for name in IDENTITY_FIELDS:
+        if found.get(name):
+            return f"{name}={found[name][:MAX_IDENTITY]}"
+    return ""
+
+
+def identity_keys(user: UserPayload) -> list[str]:
+    """Return the keys by which Intercom may identify a user, such as "user_id=17"."""
+    keys = []
+    for name in IDENTITY_FIELDS:
+        if name in user:
+            value = user[name]
+            if name == "email":
+                value = value.lower()  # as Intercom does
+            keys.append(f"{name}={value}")
+    return keys
+
+
+def identity_key(user: UserPayload) -> str:
+    """Return the key by which Intercom looks a user up first, or "" without an identity."""
+    return next(iter(identity_keys(user)), "")
+
+
+#### Evidence about columns
+
+MIN_SAMPLE = 10  # values; fewer may all be wrong by chance
+ENOUGH_VALID = (
+    10_000  # values that can't be read otherwise: plain integers, UNIX seconds
+)
+MAX_SHOWN = 60  # characters of a value in a message
+MAX_REMEMBERED_DAYS = 10_000
+# ISO 8601, or a format that begins with a date in digits
+NUMERIC_DATE_FIRST = re.compile(r"$|%[Yymd]\W%[Yymd]\W%[Yymd]")
+
+
+@dataclass(slots=True)
+class Example:
+    """A value of the file, and where it is."""
+
+    line: int
+    cell: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return repr(self.cell[:MAX_SHOWN])[1:-1]
+
+
+## The formats that might have written a date
+
+# To find the format of a date without trying hundreds of them, its shape is taken apart: first
+# the time, which is easy to recognize, then the words and the numbers of the date. Each result is
+# then tried on all cells of the column, so that a wrong guess does no harm.
+
+# A shape is a cell with each digit replaced by 0: "May 4, 2023" is "May 0, 0000".
+DIGIT = re.compile("[0-9]")
+WHITE_SPACE = re.compile(r"\s+")
+MAX_SHAPE = 90  # JavaScript's dates have 60 characters, with the name of the time zone
+PIECE = re.compile("0+|[A-Za-z]+|[^0A-Za-z]")
+ZONE_OF_TIME = r"(?P<zone> ?(?:(?:GMT|UTC)?[+-]00:?00|Z))?"
+TIMES = (
+    re.compile(
+        r"(?<!0)(?P<hour>00?)(?P<colon>[:h])00(?P<second>:00(?P<fraction>[.,:]0{1,9})?)?"
+        rf"(?P<half> ?[AaPp][Mm])?{ZONE_OF_TIME}(?![0A-Za-z])"
+    ),
+    re.compile(r"(?<!0)(?P<hour>00?)(?P<half> ?[AaPp][Mm])(?![0A-Za-z])"),
+    None,  # a date alone comes before 10.11.12, which may be a date itself
+    re.compile(
+        r"(?<=[ ,T_-])(?P<hour>00?)(?P<colon>\.)00(?P<second>\.00(?P<fraction>[.,]0{1,9})?)?"
+        rf"(?P<half> ?[AaPp][Mm])?{ZONE_OF_TIME}(?![0A-Za-z.])"
+    ),
+)
+PACKED_OFFSET = re.compile("(?<=000000000000)[+-]00:?00$")  # 20230501101112+0000
+# What follows the date and time: an offset, or JavaScript's (Coordinated Universal Time).
+TAIL = re.compile(r" \([A-Za-z ]+\)$| ?%z$")
+TIME_MARK = "\0"  # where the time was in a shape
+LITERAL_WORDS = ("T", "UTC", "GMT", "at", "um", "Uhr")
+PUNCTUATION = " ,./-:_" + TIME_MARK
+
+# The numbers of a date, by the place of its year.
+NUMBERS_WITH_MONTH = {
+    "year last": (("%d", "%Y"),),
+    "year first": (("%Y", "%d"),),
+    "short year": (("%d", "%y"),),
+}
+THREE_NUMBERS = {
+    "year last": (("%d", "%m", "%Y"), ("%m", "%d", "%Y")),
+    "year first": (("%Y", "%m", "%d"), ("%Y", "%d", "%m")),
+    "short year": (("%d", "%m", "%y"), ("%m", "%d", "%y"), ("%y", "%m", "%d")),
+}
+RARE_ORDERS = ("Ydm", "ymd")  # only suggested if no other fits
+PACKED_DATES = {
+    6: ("%y%m%d", "%d%m%y", "%m%d%y"),
+    8: ("%Y%m%d", "%d%m%Y", "%m%d%Y"),
+    10: ("%Y%m%d%H", "%y%m%d%H%M"),
+    12: ("%Y%m%d%H%M", "%y%m%d%H%M%S"),
+    14: ("%Y%m%d%H%M%S",),
+    17: ("%Y%m%d%H%M%S%f",),
+}
+PACKED_TIMES = {4: "%H%M", 6: "%H%M%S"}
+
+
+def shape_of(cell: str) -> str:
+    """Return the cell with each digit replaced by 0 and white space by single blanks."""
+    return WHITE_SPACE.sub(" ", DIGIT.sub("0", cell))
+
+
+@lru_cache(2048)
+def formats_for_shape(shape: str) -> tuple[str, ...]:
+    """Return the strptime formats in which a date of this shape may be written.
+
+    "00/00/0000 00:00 AM" has %d/%m/%Y %I:%M %p and %m/%d/%Y %I:%M %p.
+    """
+    if "%" in shape or "0" not in shape:
+        return ()  # strptime would take the percent sign for a directive
+    text = PACKED_OFFSET.sub("%z", shape)
+    tail = ""
+    if found := TAIL.search(text):
+        tail = found[0]
+        text = text.removesuffix(tail)
+    for pattern in TIMES:
+        time_format = ""
+        date_text = text
+        if pattern is not None:
+            found = pattern.search(text)
+            if found is None:
+                continue
+            time_format = format_of_time(found)
+            date_text = text[: found.start()] + TIME_MARK + text[found.end() :]
+        formats = formats_of_date(date_text)
+        if formats:
+            return tuple(
+                date_format.replace(TIME_MARK, time_format) + tail
+                for date_format in formats
+            )
+    return ()
+
+
+def format_of_time(found: re.Match[str]) -> str:
+    """Return the strptime format of a match of one of the TIMES."""
+    parts = found.groupdict()
+    text = "%H"
+    if parts["half"]:
+        text = "%I"
+    if parts.get("colon"):
+        text += parts["colon"] + "%M"
+    if parts.get("second"):
+        text += parts["second"][0] + "%S"
+    fraction = parts.get("fraction")
+    if fraction:
+        # %f reads six digits at most; Oracle and .NET write more, usually zeros.
+        text += fraction[0] + "%f" + "0" * (len(fraction) - 1 - 6)
+    if parts["half"]:
+        text += parts["half"][:-2] + "%p"
+    zone = parts.get("zone")
+    if zone:
+        text += zone.rstrip("Z0:+-") + "%z"
+    return text
+
+
+def formats_of_date(text: str) -> list[str]:
+    """Return the formats of a shape whose time, if it has one, is already a TIME_MARK."""
+    pieces = [directive_of(piece) for piece in PIECE.findall(text)]
+    if not all(pieces):
+        return []
+    numbers = [index for index, piece in enumerate(pieces) if piece[0] == "0"]
+    # What each number may be depends on the numbers of digits: 14/5/2023, 2023-05-14, 20230514.
+    widths = [len(pieces[index]) for index in numbers]
+    has_month_name = "%b" in pieces or "%B" in pieces
+    formats = []
+    for order in orders_of_numbers(widths, has_month_name, TIME_MARK in pieces):
+        for index, directive in zip(numbers, order, strict=True):
+            pieces[index] = directive
+        formats.append("".join(pieces))
+    if "%b" in pieces and "may" in text.lower():
+        # May is both the short and the long name.
+        formats += [date_format.replace("%b", "%B") for date_format in formats]
+    return formats
+
+
+def directive_of(piece: str) -> str:
+    """Return the directive that reads a piece of a date, the piece itself, or "" if none does.
+
+    Numbers stay as they are, until the others are known.
+    """
+    if piece.isalpha():
+        return directive_of_word(piece)
+    if piece[0] == "0" or piece in PUNCTUATION:
+        return piece
+    return ""
+
+
+def directive_of_word(word: str) -> str:
+    """Return the directive that reads a word of a date, the word if it is a literal, or ""."""
+    lower = word.lower()
+    if lower in MONTH_NUMBERS:
+        if len(lower) == 3:
+            return "%b"
+        return "%B"
+    if lower in WEEKDAYS:
+        return "%A"
+    if any(lower == name[:3] for name in WEEKDAYS):
+        return "%a"
+    if word in LITERAL_WORDS:
+        return word
+    if word == "Z":
+        return "%z"
+    return ""
+
+
+def orders_of_numbers(
+    widths: list[int], has_month_name: bool, has_time: bool
+) -> Iterable[tuple[str, ...]]:
+    """Return which directives the numbers of a date may be, given how many digits they have."""
+    if len(widths) == 3 - has_month_name:
+        place = place_of_year(widths)
+        if has_month_name:
+            return NUMBERS_WITH_MONTH.get(place, ())
+        return THREE_NUMBERS.get(place, ())
+    if has_month_name or not widths:
+        return ()
+    packed = PACKED_DATES.get(widths[0], ())
+    if len(widths) == 1 and (not has_time or widths[0] <= 8):
+        return [(text,) for text in packed]
+    if len(widths) == 2 and widths[1] == 1 and not has_time:
+        # A data frame makes 20261124.0 of a column with empty cells.
+        return [(text, "0") for text in packed]
+    if len(widths) == 2 and widths[0] == 8 and widths[1] in PACKED_TIMES:
+        return [(text, PACKED_TIMES[widths[1]]) for text in packed]
+    return ()
+
+
+def place_of_year(widths: list[int]) -> str:
+    """Return which of a date's numbers is its year: "year first", "year last", "short year"."""
+    long = [width for width in widths if width > 2]
+    if not long:
+        # A year has two digits: 4/5/6 is no date.
+        if 2 in (widths[0], widths[-1]):
+            return "short year"
+    elif long == [4] and widths[0] == 4:
+        return "year first"
+    elif long == [4] and widths[-1] == 4:
+        return "year last"
+    return ""
+
+
+def order_of(date_format: str) -> str:
+    """Return the order of year, month and day, such as "dmY"; that of ISO 8601, "", is "Ymd"."""
+    if not date_format:
+        return "Ymd"
+    letters = [name[1] for name in DIRECTIVE.findall(date_format)]
+    order = "".join(letter for letter in letters if letter in "YymbBd")
+    return order.replace("B", "m").replace("b", "m")
+
+
+## Other readings of a column
+
+Readings = dict[str, CellValue]  # what a cell would be, by the setting that reads it so
+
+
+class OtherReadings:
+    """Reads cells in other ways than the configured one. Most types have none."""
+
+    def read(self, cell: str, reason: str = "") -> Readings:
+        """Return what the cell would be in each reading that fits it.
+
+        `reason` is why the configured reading doesn't, or "".
+        """
+        return {}
+
+    def is_rival(self, name: str) -> bool:
+        """Return whether a reading may disagree with the configured one."""
+        return False
+
+    def choose(self, names: Iterable[str]) -> list[str]:
+        """Return the best of some readings."""
+        return list(names)
+
+    def describe(self, name: str) -> str:
+        """Return the phrase for a reading, to follow "can be read" in a message."""
+        return ""
+
+    def suggest(self, name: str) -> str:
+        """Return the line of config.ini that selects this reading."""
+        return ""
+
+
+class OtherDates(OtherReadings):
+    """Reads cells in every date format that fits them; readings are named by format."""
+
+    def __init__(self, mapping: FieldMapping, timezone: tzinfo) -> None:
+        self.configured = mapping.date_format
+        self.setting = f"{mapping.name} = {mapping.heading} : timestamp"
+        self.make_converter = partial(
+            make_converter,
+            "timestamp",
+            decimal=".",
+            timezone=timezone,
+            is_activity_time=not mapping.is_attribute
+            and mapping.name in ACTIVITY_FIELDS,
+        )
+        self.converters: dict[str, Callable[[str], CellValue]] = {}
+
+    def convert(self, cell: str, date_format: str) -> CellValue | None:
+        """Return the cell's value in this format, or None if it isn't in it."""
+        converter = self.converters.get(date_format)
+        if converter is None:
+            if len(self.converters) > 256:
+                self.converters.clear()  # only a column of nonsense has so many shapes
+            converter = self.make_converter(date_format=date_format)
+            self.converters[date_format] = converter
+        try:
+            return converter(cell)
+        except ValueError:
+            return None
+
+    def read(self, cell: str, reason: str = "") -> Readings:
+        if len(cell) > MAX_SHAPE:
+            return {}
+        readings: Readings = {}
+        # The type without a format, UNIX seconds or ISO 8601, is a reading like any other.
+        iso_value = self.convert(cell, "")
+        if iso_value is not None and self.configured:
+            readings[""] = iso_value
+        is_iso_date = iso_value is not None and not LOOKS_LIKE_SECONDS.fullmatch(cell)
+        for date_format in formats_for_shape(shape_of(cell)):
+            if date_format == self.configured:
+                continue
+            if is_iso_date and order_of(date_format) == "Ymd":
+                continue  # ISO 8601 itself says that
+            if reason == NO_SUCH_DATE and self.moves_year(date_format):
+                continue  # 29/02/26 is a typing error; 85/02/26 does begin with the year
+            value = self.convert(cell, date_format)
+            if value is not None:
+                readings[date_format] = value
+        return readings
+
+    def moves_year(self, name: str) -> bool:
+        """Return whether a format has the year in a different place than the configured one."""
+        order = order_of(name).lower()
+        configured_order = order_of(self.configured).lower()
+        return order.find("y") != configured_order.find("y")
+
+    def is_rival(self, name: str) -> bool:
+        # No cell fits two formats that differ only in separators or times.
+        return order_of(name).lower() != order_of(self.configured).lower()
+
+    def choose(self, names: Iterable[str]) -> list[str]:
+        """Return the readings to suggest: no duplicates, and rare ones only without others."""
+        chosen: dict[str, str] = {}
+        for name in sorted(names):
+            key = order_of(name)
+            if RUN_OF_DIRECTIVES.search(name):
+                key = name
+                # 2026110108 isn't UNIX seconds if all cells are dates like it.
+                chosen.pop("Ymd", None)
+            # Sorted, %b comes after %B and replaces it.
+            chosen[key] = name
+        usual = [name for key, name in chosen.items() if key not in RARE_ORDERS]
+        if usual:
+            return usual
+        return list(chosen.values())
+
+    def describe(self, name: str) -> str:
+        return f"as timestamp {name}".rstrip()
+
+    def suggest(self, name: str) -> str:
+        return f"{self.setting} {name}".rstrip()
+
+
+class OtherNumbers(OtherReadings):
+    """Reads cells with the other decimal separator, and those of an integer column as floats."""
+
+    SEPARATOR = "separator"
+    FLOAT = "float"
+    FLOAT_AND_SEPARATOR = "float and separator"
+
+    def __init__(self, mapping: FieldMapping, decimal: str, timezone: tzinfo) -> None:
+        self.other_decimal = "," if decimal == "." else "."
+        self.as_float = f"{mapping.name} = {mapping.heading} : float"
+        convert = partial(make_converter, timezone=timezone)
+        self.converters = {
+            self.SEPARATOR: convert(mapping.type_name, decimal=self.other_decimal)
+        }
+        if mapping.type_name == "integer":
+            self.converters[self.FLOAT] = convert("float", decimal=decimal)
+            self.converters[self.FLOAT_AND_SEPARATOR] = convert(
+                "float", decimal=self.other_decimal
+            )
+
+    def read(self, cell: str, reason: str = "") -> Readings:
+        readings: Readings = {}
+        for name, convert in self.converters.items():
+            try:
+                readings[name] = convert(cell)
+            except ValueError:
+                continue
+        return readings
+
+    def is_rival(self, name: str) -> bool:
+        """Return whether a reading may disagree: a float reads every integer as it is."""
+        return name != self.FLOAT
+
+    def choose(self, names: Iterable[str]) -> list[str]:
+        """Return the readings to suggest: an integer rather than a float, if both fit."""
+        chosen = set(names)
+        if self.SEPARATOR in chosen:
+            chosen.discard(self.FLOAT_AND_SEPARATOR)
+        return [name for name in self.converters if name in chosen]
+
+    def describe(self, name: str) -> str:
+        if name == self.FLOAT:
+            return "as float"
+        return f"with '{self.other_decimal}' as the decimal separator"
+
+    def suggest(self, name: str) -> str:
+        separator = f"[csv] decimal = {self.other_decimal}"
+        if name == self.FLOAT:
+            return self.as_float
+        if name == self.SEPARATOR:
+            return separator
+        return f"{self.as_float}, with {separator}"
+
+
+class FittingReadings:
+    """Keeps the readings that fit every value that any reading fits."""
+
+    def __init__(self) -> None:
+        self.names: set[str] | None = None  # None: no value yet that a reading fits
+        self.count = 0  # of values that any reading fits
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Drop the readings that don't fit a value."""
+        self.count += 1
+        if self.names is None:
+            self.names = set(names)
+        else:
+            self.names.intersection_update(names)
+
+
+## A column
+
+
+class ColumnEvidence:
+    """Judges a typed column by all of its values.
+
+    Values that fit another reading determine which readings remain possible for the column; those
+    that fit none (typos, placeholders) neither stop a run nor hide a wrong setting.
+    """
+
+    def __init__(self, mapping: FieldMapping, others: OtherReadings) -> None:
+        self.mapping = mapping
+        self.others = others
+        self.column = f"column {mapping.heading!r} ({mapping.name})"
+        # Most columns are settled after a few values, which keeps the preflight fast.
+        self.is_settled = False  # no valid value can change the answer
+        self.is_decided = False  # nor could it, if no value were invalid
+        self.valid = 0
+        self.invalid = 0
+        self.last_line = 0  # of the last valid value that was counted
+        self.first_invalid: Example | None = None
+        self.fitting = FittingReadings()  # all values
+        self.fitting_invalid = FittingReadings()  # only the invalid ones
+        self.differing: set[str] = set()  # readings that read a valid value otherwise
+        self.explained: dict[str, Example] = {}  # their first invalid value
+
+    def add_valid(self, line: int, cell: str, value: CellValue) -> None:
+        """Record a valid value."""
+        self.valid += 1
+        self.last_line = line
+        if self.is_decided or self.is_known(cell):
+            return
+        if self.fitting.names is None or self.fitting.names:
+            self.compare(cell, value)
+        self.look_at(line, cell)
+        self.is_decided = not self.fitting.names and self.is_clear()
+        # The share of invalid values is needed for the hint.
+        self.is_settled = self.is_decided and not self.fitting_invalid.names
+
+    def is_known(self, cell: str) -> bool:
+        """Return whether a valid value can't tell more than those before it."""
+        return False
+
+    def look_at(self, line: int, cell: str) -> None:
+        """Record a value, valid or not, for checks specific to this kind of column."""
+
+    def is_clear(self) -> bool:
+        """Return whether what `look_at` has noted can't become a reason to stop."""
+        return True
+
+    def compare(self, cell: str, value: CellValue) -> None:
+        """Drop the other readings that don't fit a valid value, or never disagree."""
+        readings = self.others.read(cell)
+        rivals = [name for name in readings if self.others.is_rival(name)]
+        self.fitting.keep(rivals)
+        self.differing.update(name for name in rivals if readings[name] != value)
+
+    def add_invalid(self, line: int, cell: str, reason: str) -> None:
+        """Note a value that isn't of the type."""
+        if reason == PLACEHOLDER_DATE or self.is_placeholder(cell):
+            return
+        self.invalid += 1
+        example = Example(line, cell[:MAX_SHOWN], reason)
+        if self.first_invalid is None:
+            self.first_invalid = example
+        self.look_at(line, cell)
+        readings = self.others.read(cell, reason)
+        if not readings:
+            return
+        if self.is_settled:
+            # The caller has left out the valid values since then; most rows have had one.
+            self.valid += max(0, line - self.last_line - 1)
+        self.fitting.keep(readings)
+        self.fitting_invalid.keep(readings)
+        self.is_settled = self.is_decided and not self.fitting_invalid.names
+        for name in readings:
+            self.explained.setdefault(name, example)
+
+    def is_placeholder(self, cell: str) -> bool:
+        """Return whether a cell stands for no value."""
+        return is_placeholder(cell)
+
+    def reason_to_stop(self) -> str:
+        """Return why the run must stop because of this column, and what to change; or ""."""
+        return self.reason_none_valid() or self.reason_other_reading()
+
+    def reason_none_valid(self) -> str:
+        """Return a reason if there are enough values and none is of the type."""
+        first = self.first_invalid
+        if self.valid or self.invalid < MIN_SAMPLE or first is None:
+            return ""
+        advice = CELL_TYPES[self.mapping.type_name].hint
+        if suggestions := self.suggestions(self.fitting.names):
+            advice = f"set {suggestions}"
+        return (
+            f"{self.column}: none of its {self.invalid} values is {self.noun()}"
+            f" (line {first.line}: '{first}' is {first.reason}); {advice}"
+        )
+
+    def reason_other_reading(self) -> str:
+        """Return a reason if another reading fits all values and reads some otherwise."""
+        fitting = self.fitting.names or set()
+        # A reading that explains no invalid value is no better than the configured one: the days
+        # of early January fit %d/%m/%Y and %m/%d/%Y.
+        names = [name for name in fitting & self.differing if name in self.explained]
+        chosen = self.others.choose(names)
+        if not chosen:
+            return ""
+        examples = [self.explained[name] for name in chosen]
+        first = min(examples, key=lambda example: example.line)
+        readings = " or ".join(self.others.describe(name) for name in chosen)
+        return (
+            f"{self.column}: {first} in line {first.line} isn't {self.noun()}, but every value can"
+            f" be read {readings}; other values would be wrong; set {self.suggestions(names)}"
+        )
+
+    def noun(self) -> str:
+        """Return what the column's values should be, such as "a timestamp %d/%m/%Y"."""
+        noun = CELL_TYPES[self.mapping.type_name].noun
+        return f"{noun} {self.mapping.date_format}".rstrip()
+
+    def suggestions(self, names: Iterable[str] | None) -> str:
+        """Return the lines of config.ini for these readings, or ""."""
+        chosen = self.others.choose(names or ())
+        return " or ".join(self.others.suggest(name) for name in chosen)
+
+    def hint(self) -> str:
+        """Return a suggestion if most values are omitted and another reading fits those."""
+        # Both have to be the majority: the invalid values of all, and of those the dates that a
+        # format fits; three dates among a hundred remarks say nothing.
+        if self.invalid <= self.valid or self.fitting_invalid.count * 2 <= self.invalid:
+            return ""
+        return self.suggestions(self.fitting_invalid.names)
+
+
+class NumberEvidence(ColumnEvidence):
+    """Judges a column of integers or floats."""
+
+    def is_known(self, cell: str) -> bool:
+        """Return whether the cell is digits alone, which every reading reads alike."""
+        if not cell.isdigit():
+            return False
+        # Enough of them settle the column: if there were values such as 4,5, one of ten thousand
+        # would have been one.
+        if self.valid > ENOUGH_VALID and not self.fitting_invalid.count:
+            self.is_settled = True
+        return True
+
+
+## Columns of dates
+
+DATE_WITH_NAME = re.compile(
+    r"(?:[A-Za-z]{3,9},? )?"
+    r"(?:(?P<day>\d\d?)[- /.]?(?P<month>[A-Za-z]{3,9})\.?,?[- /.]?\d{2,4}"
+    r"|(?P<us_month>[A-Za-z]{3,9})\.?[- ](?P<us_day>\d\d?),?[ -]\d{2,4})(?![\d/.-])",
+    re.ASCII,
+)
+# Whether day and month are written with zeros (07/10), without (7/10), or neither (10/11).
+PADDED = "padded"
+UNPADDED = "unpadded"
+EITHER = "either"
+
+
+@dataclass(slots=True)
+class DateShape:
+    """The dates of a column that are written alike."""
+
+    first: Example
+    padding: str
+    count: int = 0
+    is_small: bool = True  # day and month of each are at most 12
+    is_large: bool = True  # each has a part above 12
+
+    def merge(self, other: DateShape) -> DateShape:
+        """Return this shape and another as one."""
+        return DateShape(
+            min(self.first, other.first, key=lambda example: example.line),
+            self.padding,
+            self.count + other.count,
+            self.is_small and other.is_small,
+            self.is_large and other.is_large,
+        )
+
+
+@dataclass(slots=True)
+class DateParts:
+    """What counts of a date for the comparison of shapes."""
+
+    shape: str  # separator, place of the year, precision of the time
+    padding: str
+    has_large_part: bool
+
+
+def split_date(cell: str) -> DateParts | None:
+    """Return the parts of a date that begins a cell, or None if no date does."""
+    date = NUMERIC_DATE.match(cell[:32])
+    if date is None:
+        return split_date_with_name(cell)
+    first, second, third = date.group("first", "second", "third")
+    kind = f"{len(third)} digits"
+    day = first
+    if len(first) == 4:
+        kind = "year first"
+        day = third
+    small, large = sorted((int(day), int(second)))
+    if not (1 <= small <= 12 and large <= 31):
+        return None  # no day and month in either order
+    padding = EITHER
+    if day[0] == "0" or second[0] == "0":
+        padding = PADDED
+    elif len(day) == 1 or len(second) == 1:
+        padding = UNPADDED
+    # Spreadsheets also change the time: 9/7/1983 0:00 beside 19/09/1983.
+    shape = f"{kind} {date['separator']} {date['rest'].count(':')}"
+    return DateParts(shape, padding, large > 12)
+
+
+def split_date_with_name(cell: str) -> DateParts | None:
+    """Return the parts of a date such as 4-May-23 or May 4, 2023, whose month can't be swapped."""
+    date = DATE_WITH_NAME.match(cell[:48])
+    if date is None:
+        return None
+    month = date["month"] or date["us_month"]
+    day = date["day"] or date["us_day"]
+    if month.lower() not in MONTH_NUMBERS:
+        return None
+    return DateParts("name", PADDED, int(day) > 12)
+
+
+class HalfSwappedDates:
+    """Finds columns in which a spreadsheet of another locale has swapped some of the dates.
+
+    A spreadsheet that expects month/day reads 07/10/1983, which was the 7th of October, as a date
+    and writes it in a notation of its own; it leaves 19/09/1983 as it is.
+    """
+
+    def __init__(self) -> None:
+        self.shapes: dict[tuple[str, str], DateShape] = {}
+
+    def add(self, line: int, cell: str) -> DateShape | None:
+        """Count a date by its shape, and return the shape; ignore other values."""
+        date = split_date(cell)
+        if date is None:
+            return None
+        key = (date.shape, date.padding)
+        shape = self.shapes.get(key)
+        if shape is None:
+            shape = DateShape(Example(line, cell[:MAX_SHOWN]), date.padding)
+            self.shapes[key] = shape
+        shape.count += 1
+        if date.has_large_part:
+            shape.is_small = False
+        else:
+            shape.is_large = False
+        return shape
+
+    def merged_shapes(self) -> list[DateShape]:
+        """Return the shapes; 10/11/1983 is of that of 7/10/1983 or 07/10/1983 if one is absent."""
+        merged = []
+        for name in dict.fromkeys(name for name, _ in self.shapes):
+            found = [shape for key, shape in self.shapes.items() if key[0] == name]
+            if len(found) == 2 and EITHER in (shape.padding for shape in found):
+                found = [found[0].merge(found[1])]
+            merged += found
+        return merged
+
+    def is_clear(self) -> bool:
+        """Return whether dates of one notation are of both kinds, so that none is swapped.
+
+        10/11/1983 and 25/11/1983 don't show yet whether there will be zeros.
+        """
+        return not self.shapes or any(
+            not (shape.is_small or shape.is_large) and shape.padding != EITHER
+            for shape in self.shapes.values()
+        )
+
+    def find(self) -> tuple[Example, Example] | None:
+        """Return a swapped date and one that was left as it was, or None."""
+        shapes = [shape for shape in self.merged_shapes() if shape.count >= MIN_SAMPLE]
+        small = [shape.first for shape in shapes if shape.is_small]
+        large = [shape.first for shape in shapes if shape.is_large]
+        if small and large:
+            return small[0], large[0]
+        return None
+
+
+LOOKS_LIKE_SECONDS = re.compile(r"[0-9]{10}(?:\.0)?")
+
+
+class PackedDates:
+    """Finds columns of YYYYMMDDHH or YYMMDDHHMM, which look like UNIX seconds."""
+
+    def __init__(self, dates: OtherReadings) -> None:
+        self.dates = dates
+        self.fitting = FittingReadings()
+        self.first: Example | None = None
+        self.different: set[str] = set()
+
+    def add(self, line: int, cell: str) -> None:
+        """Note a value; those of other shapes don't matter."""
+        if not LOOKS_LIKE_SECONDS.fullmatch(cell):
+            return
+        if self.first is None:
+            self.first = Example(line, cell)
+        self.fitting.keep(self.dates.read(cell))
+        if len(self.different) < MIN_SAMPLE:
+            self.different.add(cell)
+
+    def formats(self) -> list[str]:
+        """Return the formats that read all values, if there are enough."""
+        if len(self.different) < MIN_SAMPLE:
+            return []
+        return self.dates.choose(self.fitting.names or ())
+
+
+class DateEvidence(ColumnEvidence):
+    """Judges a column of timestamps."""
+
+    def __init__(self, mapping: FieldMapping, others: OtherReadings) -> None:
+        super().__init__(mapping, others)
+        self.half_swapped = HalfSwappedDates()
+        self.packed = PackedDates(others)
+        # Only the days of timestamps matter, each counted by its shape.
+        # A column of days up to 12 is never settled, so each row would cost a comparison.
+        self.days: dict[str, DateShape | None] = {}
+        self.has_date_first = NUMERIC_DATE_FIRST.match(mapping.date_format) is not None
+
+    def day_of(self, cell: str) -> str:
+        if self.has_date_first:
+            return cell[:10]
+        return cell
+
+    def is_known(self, cell: str) -> bool:
+        """Return whether the day is known; if so, count it."""
+        day = self.day_of(cell)
+        if day not in self.days:
+            if len(self.days) < MAX_REMEMBERED_DAYS:
+                self.days[day] = None  # until `look_at` finds its shape
+            return False
+        shape = self.days[day]
+        if shape is not None:
+            shape.count += 1
+        return True
+
+    def look_at(self, line: int, cell: str) -> None:
+        shape = self.half_swapped.add(line, cell)
+        if not self.mapping.date_format:
+            self.packed.add(line, cell)
+        day = self.day_of(cell)
+        if day in self.days:
+            self.days[day] = shape
+
+    def is_clear(self) -> bool:
+        if not self.half_swapped.shapes and self.valid < ENOUGH_VALID:
+            return False  # UNIX seconds so far
+        return self.half_swapped.is_clear() and not self.packed.fitting.names
+
+    def is_placeholder(self, cell: str) -> bool:
+        # 0 is what an empty date becomes as UNIX seconds, in a column of any format.
+        return is_placeholder(cell) or ZERO_OR_MINUS_ONE.fullmatch(cell) is not None
+
+    def reason_to_stop(self) -> str:
+        return (
+            self.reason_half_swapped()  # which no format that fits can repair
+            or super().reason_to_stop()
+            or self.reason_packed_dates()
+        )
+
+    def reason_half_swapped(self) -> str:
+        """Return a reason if a spreadsheet has swapped day and month of some dates."""
+        found = self.half_swapped.find()
+        if found is None:
+            return ""
+        swapped, left = found
+        return (
+            f"{self.column}: dates like {swapped} in line {swapped.line} never have a day or month"
+            f" above 12, and dates like {left} in line {left.line} always do: a spreadsheet has"
+            " swapped day and month of the first kind; no setting can repair this, so export the"
+            " file again without opening it in a spreadsheet"
+        )
+
+    def reason_packed_dates(self) -> str:
+        """Return a reason if what looks like UNIX seconds is a date in digits."""
+        formats = self.packed.formats()
+        first = self.packed.first
+        if not formats or first is None:
+            return ""
+        readings = " or ".join(self.others.describe(name) for name in formats)
+        return (
+            f"{self.column}: {first} in line {first.line} would be sent as UNIX seconds, but every"
+            f" value can be read {readings}; set {self.suggestions(formats)}"
+        )
+
+
+def column_evidence(
+    mapping: FieldMapping, decimal: str, timezone: tzinfo
+) -> ColumnEvidence:
+    """Return the evidence that suits a column's type."""
+    if mapping.type_name in ("integer", "float"):
+        return NumberEvidence(mapping, OtherNumbers(mapping, decimal, timezone))
+    if mapping.type_name == "timestamp":
+        return DateEvidence(mapping, OtherDates(mapping, timezone))
+    return ColumnEvidence(mapping, OtherReadings())
+
+
+#### Preflight
+
+MIN_EVIDENCE = 10  # rows; fewer may all be wrong by chance (this is not [csv] min_rows)
+ROWS_PER_CHECK = 500  # rows between checks for a signal and for settled evidence
+MAX_EXAMPLES = 3
+MAX_EXAMPLE_TEXT = 100  # characters
+USERS_EXAMINED = 10_000  # rows that are enough evidence about the users
+REPEATS_EXAMINED = 100_000  # rows of which repeated users are counted
+MIN_ROWS_FOR_FEW_USERS = 20
+MAX_FEW_USERS = 50
+ROWS_PER_FEW_USERS = 10
+ROUNDED_DIGITS = 15  # a spreadsheet's numbers have no more significant digits
+MAX_WIDTHS = 100  # different numbers of cells that are counted
+
+
+class Occurrence(NamedTuple):
+    line: int
+    value: str  # blank if it is about the row as a whole
+    reason: str
+
+
+@dataclass
+class Occurrences:
+    """How often something was found, with its first examples."""
 
     count: int = 0
-    first: list[tuple[int, str, str]] = field(default_factory=list)
+    examples: list[Occurrence] = field(default_factory=list)
 
     def add(self, line: int, value: str, reason: str) -> None:
         self.count += 1
-        if self.count <= 3:
-            self.first.append((line, value, reason))
+        if len(self.examples) < MAX_EXAMPLES:
+            self.examples.append(Occurrence(line, value[:MAX_EXAMPLE_TEXT], reason))
 
     def lines(self) -> list[str]:
-        return [
-            f"  line {line}: {f'{redact(cell)[:100]!r}: ' if cell else ''}{reason}"
-            for line, cell, reason in self.first
+        lines = []
+        for example in self.examples:
+            value = f"{redact(example.value)!r}: " if example.value else ""
+            lines.append(f"  line {example.line}: {value}{example.reason}")
+        return lines
+
+
+class Evidence:
+    """Gathers one kind of evidence about the whole file, row by row.
+
+    To add a rule, subclass this and list it in Preflight.prepare_evidence.
+    """
+
+    # Needs no more rows; whether that clears the file is up to reason_to_stop.
+    is_settled = False
+
+    def add(self, row: Row, mapped: MappedRow | None) -> None:
+        """Look at a row; `mapped` is None if it would not be imported.
+
+        Rows may still come after is_settled; they must not change the answer.
+        """
+        raise NotImplementedError
+
+    def reason_to_stop(self) -> str:
+        """Return why the file must not be imported, or ""."""
+        raise NotImplementedError
+
+
+class WrongUtf8Evidence(Evidence):
+    """Finds a file that isn't UTF-8 at all, rather than one with a few broken rows.
+
+    That is so if ten or more rows are invalid in UTF-8 and no row has valid text beyond ASCII.
+    """
+
+    def __init__(self) -> None:
+        self.invalid_rows = 0
+
+    def add(self, row: Row, mapped: MappedRow | None) -> None:
+        if row.raw.isascii():
+            return
+        if row.error.startswith(INVALID_BYTES):
+            self.invalid_rows += 1
+        else:
+            self.is_settled = True
+
+    def reason_to_stop(self) -> str:
+        if self.is_settled or self.invalid_rows < MIN_EVIDENCE:
+            return ""
+        return (
+            f"{self.invalid_rows:,} rows contain bytes that are not valid utf-8, and none has "
+            "letters other than ASCII; set [csv] encoding = cp1252 (or the export's own)"
+        )
+
+
+class Utf8Evidence(Evidence):
+    """Finds a file that is UTF-8 although config.ini names another encoding.
+
+    That is so if all of its text beyond ASCII is valid UTF-8. By chance, that is very unlikely in
+    a single-byte encoding; in another one, ten or more characters are needed.
+    """
+
+    def __init__(self, encoding: str, heading_raw: bytes) -> None:
+        self.encoding = encoding
+        self.characters = 0
+        self.look_at(heading_raw)
+
+    def add(self, row: Row, mapped: MappedRow | None) -> None:
+        if not row.raw.isascii():
+            self.look_at(row.raw)
+
+    def look_at(self, raw: bytes) -> None:
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            self.is_settled = True
+            return
+        self.characters += sum(1 for character in text if character > "\x7f")
+
+    def reason_to_stop(self) -> str:
+        needed = 1 if is_single_byte(self.encoding) else MIN_EVIDENCE
+        if self.is_settled or self.characters < needed:
+            return ""
+        return (
+            f"[csv] encoding = {self.encoding} is wrong: all of the file's text is valid UTF-8; "
+            "set encoding = utf-8"
+        )
+
+
+def is_single_byte(encoding: str) -> bool:
+    """Return whether each byte is a character in this encoding."""
+    every_byte = bytes(range(256))
+    return len(every_byte.decode(encoding, "replace")) == len(every_byte)
+
+
+class OtherHeadingsEvidence(Evidence):
+    """Finds a first row of headings, under other names, though [csv] headings is set.
+
+    None of its typed cells is of its type, and no cell has a digit or an @, while the rows below
+    are of their types. (A real first user has an e-mail address, a date or a number.)
+    """
+
+    def __init__(self, table: CsvTable) -> None:
+        self.null_words = table.null_words
+        self.typed = [
+            column
+            for column in table.columns
+            if column.mapping.type_name not in ("id", "string")
         ]
+        self.first_cells: list[str] = []
+        # The typed columns whose first cell isn't of the type.
+        self.suspects: list[Column] = []
+        self.has_valid_cell = False  # below the first row, in one of these
+        self.rows = 0
+
+    def add(self, row: Row, mapped: MappedRow | None) -> None:
+        self.rows += 1
+        if self.rows == 1:
+            self.look_at_first(row)
+        else:
+            self.look_at_next(row)
+        if not self.suspects or self.rows > MIN_EVIDENCE:
+            self.is_settled = True
+
+    def look_at_first(self, row: Row) -> None:
+        if any(re.search(r"[\d@]", cell) for cell in row.cells):
+            return
+        self.first_cells = row.cells
+        suspects = [column for column in self.typed if self.has_value(column, row)]
+        if not any(self.is_valid(column, row) for column in suspects):
+            self.suspects = suspects
+
+    def look_at_next(self, row: Row) -> None:
+        """Clear the suspicion if the same column is wrong in a row below, too."""
+        for column in self.suspects:
+            if not self.has_value(column, row):
+                continue
+            if not self.is_valid(column, row):
+                self.suspects = []
+                return
+            self.has_valid_cell = True
+
+    def has_value(self, column: Column, row: Row) -> bool:
+        """Return whether a row has a cell in the column that isn't blank or a placeholder."""
+        if column.position >= len(row.cells):
+            return False
+        cell = row.cells[column.position]
+        return cell not in self.null_words and not is_placeholder(cell)
+
+    def is_valid(self, column: Column, row: Row) -> bool:
+        try:
+            column.convert(row.cells[column.position])
+        except ValueError:
+            return False
+        return True
+
+    def reason_to_stop(self) -> str:
+        if not self.suspects or not self.has_valid_cell:
+            return ""
+        return (
+            "the first row looks like headings, with names other than those in [csv] headings: "
+            f"{', '.join(self.first_cells)[:200]}; clear [csv] headings and map these names, "
+            "or remove that row"
+        )
+
+
+class KnownTexts:
+    """A set of texts that keeps only their hashes, as each text may be long."""
+
+    def __init__(self) -> None:
+        self.hashes: set[int] = set()
+
+    def __contains__(self, text: str) -> bool:
+        return hash(text) in self.hashes
+
+    def add(self, text: str) -> bool:
+        """Add a text; return whether it was there already."""
+        key = hash(text)
+        if key in self.hashes:
+            return True
+        self.hashes.add(key)
+        return False
+
+
+class RepeatedUsersEvidence(Evidence):
+    """Finds a wrong mapping by its users: one that most rows name, or far too few.
+
+    The first 10,000 rows are enough for that. How many rows repeat the user of an earlier row is
+    counted over the first 100,000.
+    """
+
+    def __init__(self, table: CsvTable) -> None:
+        mapped = {column.mapping.place for column in table.columns}
+        self.has_email_and_id = "[user] email" in mapped and not mapped.isdisjoint(
+            ("[user] user_id", "[user] id")
+        )
+        self.rows = 0
+        self.rows_by_user: Counter[str] = Counter()
+        # At most two per user, which is enough.
+        self.emails_by_user: dict[str, set[str]] = {}
+        self.user_ids = KnownTexts()
+        self.emails = KnownTexts()
+        self.emails_without_user_id = KnownTexts()
+        self.ids = KnownTexts()
+        self.repeats = 0
+
+    def add(self, row: Row, mapped: MappedRow | None) -> None:
+        self.rows += 1
+        if self.rows > REPEATS_EXAMINED:
+            self.is_settled = True
+        elif mapped:
+            self.count_repeat(mapped.user)
+            if self.rows <= USERS_EXAMINED:
+                self.count_user(mapped.user)
+
+    def count_user(self, user: UserPayload) -> None:
+        key = identity_key(user)
+        self.rows_by_user[key] += 1
+        emails = self.emails_by_user.setdefault(key, set())
+        if "email" in user and len(emails) < 2:
+            emails.add(user["email"].lower())
+
+    def count_repeat(self, user: UserPayload) -> None:
+        """Count a row that names the user of an earlier row, by the rules of Intercom.
+
+        Two rows are of the same user if they have the same user_id, or the same e-mail address
+        and at least one of them has no user_id, or the same id.
+        """
+        user_id = user.get("user_id")
+        is_repeated = False
+        if user_id is not None:
+            is_repeated = self.user_ids.add(user_id)
+        if "email" in user:
+            address = user["email"].lower()
+            is_known = self.emails.add(address)
+            if user_id is None:
+                self.emails_without_user_id.add(address)
+                is_repeated = is_known
+            elif is_known and address in self.emails_without_user_id:
+                is_repeated = True
+        if "id" in user and self.ids.add(user["id"]):
+            is_repeated = True
+        if is_repeated:
+            self.repeats += 1
+
+    def reason_to_stop(self) -> str:
+        if not self.rows_by_user:
+            return ""
+        rows = min(self.rows, USERS_EXAMINED)
+        user, count = self.rows_by_user.most_common(1)[0]
+        if rows >= MIN_EVIDENCE and count * 2 > rows:
+            return (
+                f"{count:,} of {rows:,} rows have the same {user[:100]}; "
+                "check the mapping in [user]"
+            )
+        rows = self.rows_by_user.total()
+        users = len(self.rows_by_user)
+        if rows < MIN_ROWS_FOR_FEW_USERS or users >= MAX_FEW_USERS:
+            return ""
+        if users * ROWS_PER_FEW_USERS > rows or self.each_user_has_one_email():
+            return ""
+        examples = ", ".join(key[:40] for key, _ in self.rows_by_user.most_common(3))
+        return (
+            f"{rows:,} rows name only {pluralize(users, 'user')} ({examples}); "
+            "check the mapping in [user]"
+        )
+
+    def each_user_has_one_email(self) -> bool:
+        """Return whether the e-mail addresses confirm the ids: an export of events, not users."""
+        if not self.has_email_and_id:
+            return False
+        return all(len(emails) == 1 for emails in self.emails_by_user.values())
+
+    def note(self) -> str:
+        """Return how many rows repeat the user of an earlier one, or ""."""
+        if not self.repeats:
+            return ""
+        at_least = "at least " if self.is_settled else ""
+        return (
+            f"{at_least}{pluralize(self.repeats, 'row')} of a user that an earlier row has too: "
+            "the last one wins"
+        )
+
+
+class RoundedIdsEvidence(Evidence):
+    """Finds long ids that a spreadsheet has rounded to 15 digits."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+
+    def add(self, row: Row, mapped: MappedRow | None) -> None:
+        if not mapped:
+            return
+        user = mapped.user
+        known = user.get("user_id") or user.get("id", "")
+        if len(known) <= ROUNDED_DIGITS or not (known.isascii() and known.isdecimal()):
+            return
+        if known[ROUNDED_DIGITS:].strip("0"):
+            self.is_settled = True
+        elif len(self.ids) < USERS_EXAMINED:
+            self.ids.add(known)
+
+    def reason_to_stop(self) -> str:
+        if self.is_settled or len(self.ids) < MIN_EVIDENCE:
+            return ""
+        if len({known[ROUNDED_DIGITS - 1] for known in self.ids}) == 1:
+            return ""
+        example = min(self.ids)
+        return (
+            f"a spreadsheet has rounded the ids to {ROUNDED_DIGITS} digits, such as {example}; "
+            "export them as text, without the spreadsheet"
+        )
+
+
+class ColumnsEvidence(Evidence):
+    """Passes each cell to the evidence about its column, as long as that isn't settled."""
+
+    def __init__(self, table: CsvTable, settings: Settings) -> None:
+        self.evidence: dict[FieldMapping, ColumnEvidence] = {}
+        self.columns: dict[FieldMapping, Column] = {}
+        for column in table.columns:
+            mapping = column.mapping
+            if mapping.type_name != "id":  # a wrong id costs its whole row
+                self.columns[mapping] = column
+                self.evidence[mapping] = column_evidence(
+                    mapping, settings.csv.decimal, settings.timezone
+                )
+        self.unsettled = self.columns.copy()
+
+    def add(self, row: Row, mapped: MappedRow | None) -> None:
+        if not mapped:
+            return
+        for omitted in mapped.omitted:
+            evidence = self.evidence[omitted.mapping]
+            evidence.add_invalid(row.line, omitted.cell, omitted.reason)
+            if not evidence.is_settled:  # an invalid cell may raise the question again
+                self.unsettled[omitted.mapping] = self.columns[omitted.mapping]
+        if self.unsettled:
+            self.add_valid_cells(row, mapped)
+
+    def add_valid_cells(self, row: Row, mapped: MappedRow) -> None:
+        for mapping, column in list(self.unsettled.items()):
+            values = mapped.user
+            if mapping.is_attribute:
+                values = values.get("custom_attributes", NO_ATTRIBUTES)
+            if mapping.name not in values or column.position >= len(row.cells):
+                continue
+            evidence = self.evidence[mapping]
+            cell = row.cells[column.position]
+            evidence.add_valid(row.line, cell, values[mapping.name])
+            if evidence.is_settled:
+                del self.unsettled[mapping]
+
+    def reason_to_stop(self) -> str:
+        reasons = [evidence.reason_to_stop() for evidence in self.evidence.values()]
+        return "; ".join(reason for reason in reasons if reason)
+
+    def hint(self, mapping: FieldMapping) -> str:
+        return self.evidence[mapping].hint()
+
+
+class WidthEvidence(Evidence):
+    """Counts the rows with more cells than headings.
+
+    If nine in ten rows have the same number of them, every row of the export ends with a
+    delimiter or two; if only some have, an unquoted delimiter has shifted their cells.
+    """
+
+    def __init__(self, table: CsvTable) -> None:
+        self.heading_count = len(table.headings)
+        self.rows_by_width: Counter[int] = Counter()
+
+    def add(self, row: Row, mapped: MappedRow | None) -> None:
+        width = len(row.cells)
+        if width > self.heading_count:
+            is_counted = width in self.rows_by_width
+            if is_counted or len(self.rows_by_width) < MAX_WIDTHS:
+                self.rows_by_width[width] += 1
+
+    def reason_to_stop(self) -> str:
+        return ""
+
+    def usual_width(self, rows: int) -> int:
+        """Return the number of cells that at least nine in ten rows have, if it is too large.
+
+        Otherwise return 0.
+        """
+        for width, count in self.rows_by_width.items():
+            if count >= USUAL_WIDTH_SHARE * rows:
+                return width
+        return 0
+
+
+class Sample(NamedTuple):
+    cell: str
+    value: CellValue
+
+
+class SampleEvidence(Evidence):
+    """Keeps the first valid cell of each column, to be shown by --check."""
+
+    def __init__(self, table: CsvTable) -> None:
+        self.open_columns = list(table.columns)
+        self.samples: dict[FieldMapping, Sample] = {}
+
+    def add(self, row: Row, mapped: MappedRow | None) -> None:
+        if not mapped:
+            return
+        for column in self.open_columns:
+            values = mapped.user
+            if column.is_attribute:
+                values = values.get("custom_attributes", {})
+            if column.name in values and column.position < len(row.cells):
+                cell = row.cells[column.position][:MAX_EXAMPLE_TEXT]
+                self.samples[column.mapping] = Sample(cell, values[column.name])
+        self.open_columns = [
+            column for column in self.open_columns if column.mapping not in self.samples
+        ]
+        self.is_settled = not self.open_columns
+
+    def reason_to_stop(self) -> str:
+        return ""
 
 
 @dataclass
-class Survey:
-    """What one reading of the whole file has found."""
+class FileReport:
+    """The result of reading the whole file once."""
 
-    file: CsvFile
-    settings: Settings
-    sheet: Sheet
+    file: InputFile
+    table: CsvTable
     rows: int = 0
-    left_out: dict[Source, Examples] = field(default_factory=dict)  # cells
-    rejected: dict[str, Examples] = field(default_factory=dict)  # rows, by kind of reason
-    samples: dict[Source, tuple[str, Value]] = field(default_factory=dict)  # cell, value
-    # The columns without a right cell so far, and the other types that would fit all their cells.
-    unproven: dict[Source, dict[str, Any]] = field(default_factory=dict)
-    rows_of: dict[str, int] = field(default_factory=dict)  # by identity, at least so many
+    omitted: dict[FieldMapping, Occurrences] = field(default_factory=dict)
+    hints: dict[FieldMapping, str] = field(default_factory=dict)
+    rejected: dict[str, Occurrences] = field(default_factory=dict)  # rows, by category
+    samples: dict[FieldMapping, Sample] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # worth knowing, but not a problem
+    warnings: list[str] = field(default_factory=list)
+    repeated_users: str = ""  # a line about rows that repeat the user of an earlier row
+    reason: str = ""  # why the file must not be imported
 
-    def take(self, row: Row) -> None:
-        """Take a row into account."""
-        self.rows += 1
-        try:
-            user, wrong = to_user(row, self.sheet)
-        except RowError as error:
-            self.rejected.setdefault(error.kind, Examples()).add(row.line, "", str(error))
-            return
-        for source, cell, reason in wrong:
-            self.left_out.setdefault(source, Examples()).add(row.line, cell, reason)
-        if self.unproven:
-            self.prove(row, user, wrong)
-        # Misra and Gries's way: whoever has more than a thousandth of the rows stays in it.
-        identity = identities(user)[0]
-        self.rows_of[identity] = self.rows_of.get(identity, 0) + 1
-        if len(self.rows_of) > MOST_COUNTED:
-            self.rows_of = {who: count - 1 for who, count in self.rows_of.items() if count > 1}
+    @property
+    def rejected_rows(self) -> int:
+        return sum(occurrences.count for occurrences in self.rejected.values())
 
-    def prove(self, row: Row, user: User, wrong: list[tuple[Source, str, str]]) -> None:
-        """Note the first right cell of a column; until there is one, which types would fit."""
-        for source in [*self.unproven]:
-            values = user.get("custom_attributes", {}) if source.is_attribute else user
-            if source.name in values:
-                self.samples[source] = row.cells[source.column], values[source.name]
-                del self.unproven[source]
-        for source, cell, _ in wrong:
-            if types := self.unproven.get(source):
-                self.unproven[source] = {
-                    what: to for what, to in types.items() if is_valid(to, cell)
-                }
+    def add_omitted(self, line: int, omitted: OmittedCell) -> None:
+        occurrences = self.omitted.setdefault(omitted.mapping, Occurrences())
+        occurrences.add(line, omitted.cell, omitted.reason)
 
-    def reason_to_stop(self, is_named: bool) -> str:
-        """Why a run with this file is not to begin; blank where nothing speaks against it."""
-        rows, minimum = counted(self.rows, "row"), self.settings.csv_min_rows
-        who, count = max(self.rows_of.items(), key=lambda pair: pair[1], default=("", 0))
-        reason = "; ".join(filter(None, map(self.advice, self.unproven)))
-        if self.rows < minimum and not is_named:
-            what = f"has {rows}, and [csv] min_rows = {minimum}"
-            reason = f"{what}: the export came out empty, or broke off"
-        elif self.rows >= FEW and sum(e.count for e in self.rejected.values()) == self.rows:
-            kinds = [
-                f"{e.count} x {kind} ({e.lines()[0].strip()})" for kind, e in self.rejected.items()
-            ]
-            reason = f"none of its {rows} can be imported: {'; '.join(kinds)}"
-        elif self.rows >= FEW and count * 2 > self.rows:
-            reason = f"{count} of its {rows} name one user, {who}; see [user] in config.ini"
-        return f"{self.file.name}: {reason}" if reason else ""
+    def add_rejected(self, line: int, rejection: RowRejected) -> None:
+        occurrences = self.rejected.setdefault(rejection.category, Occurrences())
+        occurrences.add(line, "", str(rejection))
 
-    def advice(self, source: Source) -> str:
-        """What to do about a column that has ten or more cells, none of them of its type."""
-        examples = self.left_out.get(source, Examples())
-        if examples.count < FEW:
+    def omitted_lines(self, *, would: bool) -> list[str]:
+        """Return a line per column with omitted values, followed by its examples."""
+        lines = []
+        for mapping, occurrences in self.omitted.items():
+            values = pluralize(occurrences.count, "value")
+            verb = describe_omission(occurrences.count, would=would)
+            lines.append(
+                f"{values} in '{mapping.heading}' ({mapping.name}) "
+                f"{verb}: not {type_with_article(mapping)}"
+            )
+            lines += occurrences.lines()
+            if mapping in self.hints:
+                lines.append(f"  {self.hints[mapping]}")
+        return lines
+
+    def rejected_lines(self) -> list[str]:
+        """Return a line per reason for rows that aren't imported, followed by its examples."""
+        lines = []
+        for category, occurrences in self.rejected.items():
+            rows = pluralize(occurrences.count, "row")
+            lines.append(f"{rows} would not be imported: {category}")
+            lines += occurrences.lines()
+        return lines
+
+
+def describe_omission(count: int, *, would: bool) -> str:
+    if would:
+        return "would be omitted"
+    return "was omitted" if count == 1 else "were omitted"
+
+
+def type_with_article(mapping: FieldMapping) -> str:
+    """Return the type of a mapping as it is called in a sentence, such as "an integer"."""
+    noun = CELL_TYPES[mapping.type_name].noun
+    return f"{noun} {mapping.date_format}".rstrip()
+
+
+class AllRejectedEvidence(Evidence):
+    """Finds a file of which no row can be imported; its report has counted them."""
+
+    is_settled = True
+
+    def __init__(self, report: FileReport) -> None:
+        self.report = report
+
+    def add(self, row: Row, mapped: MappedRow | None) -> None:
+        pass
+
+    def reason_to_stop(self) -> str:
+        rows = self.report.rows
+        if rows < MIN_EVIDENCE or self.report.rejected_rows < rows:
             return ""
-        fitting = ", or ".join(self.unproven[source])
-        advice = f"write {fitting}" if fitting else TYPES[source.type].advice
-        what = f"{examples.count} cells below {source.text!r} (for {source.name})"
-        line, cell, reason = examples.first[0]
-        reason = f"in line {line}, {redact(cell)[:100]!r} is {reason}"
-        return f"of {what} none is of the type {source}: {reason}; {advice}"
+        reasons = []
+        for category, occurrences in self.report.rejected.items():
+            example = occurrences.lines()[0].strip()
+            reasons.append(
+                f"{pluralize(occurrences.count, 'row')}: {category} ({example})"
+            )
+        return f"none of the {rows:,} rows can be imported: {'; '.join(reasons)}"
 
 
-def survey(file: CsvFile, settings: Settings) -> Survey:
-    """Read the file from start to end, as the sending will; StopRun where that can't be done."""
-    hours, limit = age(file, settings) / 3600, settings.file_max_age_hours
-    if settings.file_select_latest and hours > limit:
-        what = f"is {hours:.0f} hours old, and [file] max_age_hours = {limit:g}"
-        raise StopRun(f"{file.name} {what}: the export has stopped")
-    sheet = open_sheet(file, settings)
-    types = {source: other_types(source, settings) for source in sheet.columns}
-    found = Survey(file, settings, sheet, unproven=types)
-    for row in sheet.rows:
-        found.take(row)
-    if getattr(sheet.stream.buffer, "has_rest", False):
-        log.warning("%s: what stands behind its last packed part is ignored", file.name)
-    return found
+def extra_width(row: Row, table: CsvTable) -> int:
+    """Return the number of a row's cells if there are more than headings, otherwise 0."""
+    width = len(row.cells)
+    return width if width > len(table.headings) else 0
 
 
-def age(file: CsvFile, settings: Settings) -> float:
-    """Seconds since the time in the file's name, in [csv] timezone, or since its last change."""
-    written = file.written if file.written.tzinfo else file.written.replace(tzinfo=settings.zone)
-    return time.time() - written.timestamp()
+class Preflight:
+    """Reads the whole file once, exactly as the import will read it, before anything is sent."""
+
+    def __init__(
+        self,
+        file: InputFile,
+        settings: Settings,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[int], None] = lambda rows: None,
+    ) -> None:
+        self.file = file
+        self.settings = settings
+        self.should_stop = should_stop
+        self.on_progress = on_progress
+
+    def run(self, *, is_named: bool) -> FileReport:
+        """Return what the file contains, with the reason if it must not be imported.
+
+        Raise RunAborted if it can't be read to the end. `is_named`: the file was named on the
+        command line, so its age and number of rows don't matter.
+        """
+        age_problem = "" if is_named else self.age_problem()
+        if age_problem:
+            raise RunAborted(age_problem)
+        report = self.scan(accepted_width=None)
+        width = self.width.usual_width(report.rows)
+        if width != report.table.accepted_width:
+            # The first row, by which the width was guessed, was not like the others.
+            report = self.scan(accepted_width=width)
+        self.conclude(report, is_named=is_named)
+        return report
+
+    def age_problem(self) -> str:
+        age = self.file.age(self.settings.timezone)
+        hours = age / timedelta(hours=1)
+        limit = self.settings.file.max_age_hours
+        if hours > limit:
+            return (
+                f"{self.file.name} is {hours:.0f} hours old, older than [file] max_age_hours = "
+                f"{limit:g}; has the export stopped?"
+            )
+        if -hours > MAX_CLOCK_SKEW_HOURS:
+            return (
+                f"{self.file.name} is from the future: its time is more than "
+                f"{MAX_CLOCK_SKEW_HOURS} hours ahead; rename or remove it"
+            )
+        return ""
+
+    def scan(self, accepted_width: int | None) -> FileReport:
+        """Read all rows, and let each piece of evidence look at them.
+
+        Rows of `accepted_width` cells may end with blank ones; None: take that of the first row.
+        """
+        table = open_csv(self.file, self.settings)
+        table.accepted_width = accepted_width or 0
+        report = FileReport(self.file, table)
+        self.prepare_evidence(table, report)
+        active = [evidence.add for evidence in self.evidence]
+        for row in table.rows():
+            report.rows += 1
+            if report.rows == 1 and accepted_width is None:
+                table.accepted_width = extra_width(row, table)
+            if report.rows % ROWS_PER_CHECK == 0:
+                self.pause(report)
+                active = [each.add for each in self.evidence if not each.is_settled]
+            mapped = None
+            try:
+                mapped = map_row(row, table)
+            except RowRejected as rejection:
+                report.add_rejected(row.line, rejection)
+            else:
+                for omitted in mapped.omitted:
+                    report.add_omitted(row.line, omitted)
+            for add_evidence in active:
+                add_evidence(row, mapped)
+        self.note_compression(report, table)
+        return report
+
+    def note_compression(self, report: FileReport, table: CsvTable) -> None:
+        """Note a name that doesn't say whether the file is compressed, and trailing data."""
+        name = self.file.name
+        is_named_gzip = name.lower().endswith(".gz")
+        if not isinstance(table.content, LenientGzipFile):
+            if is_named_gzip:
+                report.notes.append(f"{name} is not compressed; read as it is")
+            return
+        if not is_named_gzip:
+            report.notes.append(f"{name} is gzip-compressed; decompressed")
+        if table.content.has_trailing_garbage:
+            report.warnings.append(f"{name}: ignoring data after the gzip stream")
+
+    def pause(self, report: FileReport) -> None:
+        if self.should_stop():
+            raise RunAborted(RUN_STOPPED)
+        self.on_progress(report.rows)
+
+    def prepare_evidence(self, table: CsvTable, report: FileReport) -> None:
+        """Choose what to look for. The first reason in the order of this list is reported."""
+        self.width = WidthEvidence(table)
+        self.users = RepeatedUsersEvidence(table)
+        self.columns = ColumnsEvidence(table, self.settings)
+        self.samples = SampleEvidence(table)
+        self.evidence: list[Evidence] = []
+        encoding = table.reader.encoding
+        if encoding == "utf-8":
+            self.evidence.append(WrongUtf8Evidence())
+        elif not table.reader.bom and is_ascii_compatible(encoding):
+            self.evidence.append(Utf8Evidence(encoding, table.heading_raw))
+        if table.first_row:
+            self.evidence.append(OtherHeadingsEvidence(table))
+        self.evidence += [
+            AllRejectedEvidence(report),
+            self.users,
+            RoundedIdsEvidence(),
+            self.columns,
+            self.samples,
+            self.width,
+        ]
+
+    def conclude(self, report: FileReport, *, is_named: bool) -> None:
+        """Add to the report what follows from all rows together."""
+        report.samples = self.samples.samples
+        report.repeated_users = self.users.note()
+        for mapping in report.omitted:
+            if hint := self.columns.hint(mapping):
+                report.hints[mapping] = hint
+        reason = self.row_count_problem(report, is_named=is_named)
+        for evidence in self.evidence:
+            reason = reason or evidence.reason_to_stop()
+        if reason:
+            report.reason = f"{self.file.name}: {reason}"
+
+    def row_count_problem(self, report: FileReport, *, is_named: bool) -> str:
+        minimum = self.settings.csv.min_rows
+        if report.rows == 0 and minimum > 0:
+            return (
+                "has no rows below its headings; the export may be empty or incomplete"
+            )
+        if report.rows < minimum and not is_named:
+            rows = pluralize(report.rows, "row")
+            return (
+                f"has {rows}, fewer than [csv] min_rows = {minimum}; "
+                "the export may be empty or incomplete"
+            )
+        return ""
 
 
-#### Talking to a server
-
-CONNECT_TIMEOUT = 10  # seconds
-MAX_ANSWER_TIME = 120  # seconds, headers and body together
-MAX_ANSWER = 2**20  # bytes
-MAX_PAUSE = 300  # seconds that a rate limit may hold a run up
-ID = re.compile("[A-Za-z0-9_-]+")
-OF_ONE_ROW = re.compile(r"[^\s'\"()\[\]]*(\d|@)[^\s'\"()\[\]]*")  # numbers, ids and addresses
+def is_ascii_compatible(encoding: str) -> bool:
+    """Return whether ASCII's bytes mean the same in this encoding."""
+    every_ascii = bytes(range(128))
+    return every_ascii.decode(encoding, "replace") == every_ascii.decode("ascii")
 
 
-class Answer(NamedTuple):
-    """What a server answered, or with status 0, why it didn't; -1 where no retry will bring one."""
+#### HTTP
+
+CONNECT_TIMEOUT = (
+    10  # seconds, for all addresses of the host and the TLS handshake together
+)
+RESPONSE_TIMEOUT = 120  # seconds, for connecting, sending, headers and body together
+# Intercom's responses have a few kilobytes. A server that sends without an end must not fill the
+# memory.
+MAX_RESPONSE_SIZE = 2**20  # bytes of the body
+MAX_HEADER_SIZE = 2**16  # bytes, with all interim (100) responses
+MAX_TITLE_LENGTH = 80
+READ_SIZE = 2**16
+SEND_SIZE = 2**14  # bytes in a TLS record
+# Only the caller knows whether a request may be sent again, and how long to wait.
+NO_RETRIES = urllib3.Retry(False)
+
+MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]{1,40}")
+HTML_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+# https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks#handling_errors
+SLACK_ERROR = re.compile(r"(?=.{1,40}$)[a-z]+(_[a-z]+)+")
+# What http.client raises if a proxy answers CONNECT with anything but 200.
+REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d+)")
+# OpenSSL's words for a certificate that doesn't verify, and for a CA bundle that holds none.
+CERTIFICATE_PROBLEM = re.compile(r"certificate|PEM lib", re.IGNORECASE)
+# A connection that the other side has closed: plain, or over TLS.
+CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+@dataclass(slots=True)
+class Response:
+    """A complete HTTP response, from the service or something in front of it."""
 
     status: int
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str] = field(default_factory=dict)  # case-insensitive
     body: bytes = b""
-    content: dict[str, Any] = {}  # the body, where it is a JSON object
-    failure: str = ""
+    # The body if it is a JSON object, otherwise empty.
+    json: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.json = parse_json_object(self.body)
 
     @property
-    def is_user(self) -> bool:
-        """Whether it is Intercom's word that the user or contact is in."""
-        what = self.content.get("type")
-        is_one = what in ("user", "contact", "lead") if what else bool(self.id)
-        return 200 <= self.status < 300 and is_one and "errors" not in self.content
+    def content_type(self) -> str:
+        """The media type without its parameters, or "" if there is none that looks like one."""
+        value = self.headers.get("Content-Type", "")
+        media_type, _, _ = value.partition(";")
+        media_type = media_type.strip().lower()
+        if MEDIA_TYPE.fullmatch(media_type):
+            return media_type
+        return ""
 
-    @property
-    def id(self) -> str:
-        """The id in the body; blank where there is none that looks like one."""
-        known = self.content.get("id")
-        is_one = type(known) in (str, int) and ID.fullmatch(str(known))
-        return str(known) if is_one else ""
+    def int_header(self, name: str) -> int | None:
+        """Return a header that is a number of up to 11 digits, or None."""
+        text = self.headers.get(name, "").strip()
+        if re.fullmatch("[0-9]{1,11}", text):
+            return int(text)
+        return None
 
-    @property
-    def errors(self) -> str:
-        """The codes and messages of Intercom's error list, whatever its shape; blank without one.
-
-        https://developers.intercom.com/docs/references/rest-api/errors/error-objects
-        """
-        listed = self.content.get("errors")
-        said = []
-        for error in listed if isinstance(listed, list) else [listed]:
-            named = [error.get("code"), error.get("message")] if isinstance(error, dict) else None
-            words = [str(word) for word in named or [error] if isinstance(word, str | int)]
-            said.append(": ".join(words))
-        return "; ".join(filter(None, said))
-
-    @property
-    def kind(self) -> str:
-        """What many answers may have in common: nothing of one row's details."""
-        said = self.failure or self.errors or "an answer that is not Intercom's"
-        said = OF_ONE_ROW.sub("#", redact(said)[:1000])
-        return said if self.failure else f"{self.status} {said[:200]}"
-
-    def __str__(self) -> str:
-        if self.failure or self.is_user:
-            return self.failure or str(self.status)
-        request_id = self.content.get("request_id")
-        known = f" (request_id {redact(request_id)[:99]})" if isinstance(request_id, str) else ""
-        text = redact(self.errors)[:1000] or redact(self.body.decode(errors="replace"))[:200]
-        return f"{self.status} {text or 'without a word'}{known}"
-
-    def number(self, header: str) -> int | None:
-        """A header that is a number of up to 11 digits; None for anything else."""
-        text = self.headers.get(header, "")
-        return int(text) if re.fullmatch("[0-9]{1,11}", text) else None
-
-    def moment(self, header: str, otherwise: float) -> float:
-        """UNIX seconds of a header that is an HTTP date."""
+    def date_header(self, name: str) -> float | None:
+        """Return a header that is an HTTP date, in UNIX seconds, or None (RFC 9110, 5.6.7)."""
         try:
-            return email.utils.parsedate_to_datetime(self.headers.get(header, "")).timestamp()
-        except (ValueError, TypeError, OverflowError):
-            return otherwise
+            text = self.headers.get(name, "")
+            date = email.utils.parsedate_to_datetime(text)
+            if date.tzinfo is None:
+                # HTTP's oldest format names no time zone. It means GMT, but Python the local time.
+                date = date.replace(tzinfo=timezone.utc)
+            return date.timestamp()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
 
-    def until_reset(self) -> float:
-        """Seconds to X-RateLimit-Reset by Intercom's own clock; negative where it isn't known.
+    def describe_foreign(self) -> str:
+        """Describe a response that isn't from the service itself, without its text.
 
-        https://developers.intercom.com/docs/references/rest-api/errors/rate-limiting
+        The text may echo what was sent. A page's title is shown, and Slack's errors, which are
+        single words such as no_service.
         """
-        return (self.number("X-RateLimit-Reset") or 0) - self.moment("Date", time.time())
+        content_type = self.content_type
+        if not content_type:
+            content_type = "no content type"
+        details = [content_type, f"{len(self.body):,} bytes"]
+        text = self.body.decode(errors="replace")
+        title = HTML_TITLE.search(text)
+        if title:
+            words = html.unescape(title[1])
+            words = " ".join(words.split())
+            if len(words) > MAX_TITLE_LENGTH:
+                words = words[:MAX_TITLE_LENGTH] + "..."
+            details.append(f"title '{redact(words)}'")
+        elif SLACK_ERROR.fullmatch(text):
+            details.append(redact(text))
+        return f"{self.status} ({', '.join(details)})"
 
-    def pause(self) -> float:
-        """Seconds that a 429 asks for, at most MAX_PAUSE; 0 for any other answer."""
-        if self.status != 429:
-            return 0
-        now = self.moment("Date", time.time())
-        after = self.number("Retry-After") or self.moment("Retry-After", now) - now
-        return min(MAX_PAUSE, max(0, after, self.until_reset()))
+
+@dataclass(slots=True)
+class NoResponse:
+    """The reason why a request has no complete response."""
+
+    reason: str
+    # Certificates or proxy settings: retrying won't help.
+    is_permanent: bool = False
+    # A kept-alive one, closed before any byte of the response.
+    is_stale_connection: bool = False
 
 
-class TimedReader(io.RawIOBase):
-    """What comes through a socket, until as much time has gone as the socket has for one piece."""
+def parse_json_object(text: bytes) -> dict[str, Any]:
+    """Parse `text`; return an empty dict if it is anything but a JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if isinstance(value, dict):
+        return value
+    return {}
 
-    def __init__(self, connection: socket.socket, raw: Any) -> None:
-        self.connection, self.raw = connection, raw
-        self.end = time.monotonic() + (connection.gettimeout() or 0)
+
+class ResponseTooLarge(Exception):
+    """The response has more bytes than any that the program expects."""
+
+
+class StaleConnection(Exception):
+    """A kept-alive connection was closed before any byte of the response.
+
+    Servers may close idle connections at any time, even while the next request is on its way.
+    That says nothing about the request (RFC 9112, 9.3.1).
+    """
+
+
+class Deadline(threading.local):
+    """The time by which the request of the current thread has to be complete.
+
+    urllib3's timeouts apply to each address, each read and each TLS record, so they never fire on
+    a server that trickles. It passes no deadline on to its connections; hence a thread-local.
+    """
+
+    def __init__(self) -> None:
+        self.connect_end = 0.0  # both by time.monotonic()
+        self.end = 0.0
+        self.is_connecting = False
+
+    def start(self, connect_timeout: float, timeout: float) -> None:
+        now = time.monotonic()
+        self.end = now + timeout
+        self.connect_end = min(now + connect_timeout, self.end)
+        self.is_connecting = False
+
+    def remaining(self) -> float:
+        """Return the seconds left; raise TimeoutError if there are none."""
+        end = self.end
+        if self.is_connecting:
+            end = self.connect_end
+        seconds = end - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("timed out")
+        return seconds
+
+
+deadline = Deadline()
+
+
+class DeadlineReader(io.RawIOBase):
+    """Reads a response from a socket until the deadline, and counts its bytes."""
+
+    def __init__(
+        self,
+        connection: DeadlineConnection,
+        sock: socket.socket,
+        raw: Any,
+    ) -> None:
+        self.connection = connection
+        self.sock = sock
+        self.raw = raw
+        # Set once the response is complete: there is nothing more to read.
+        self.is_finished = False
+        # Set once the server has closed the connection.
+        self.is_at_end = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> Any:
-        # No less, as 0 would be no timeout at all.
-        self.connection.settimeout(max(0.001, self.end - time.monotonic()))
-        return self.raw.readinto(buffer)
+        if self.is_finished:
+            return 0
+        # Each read gets less time than the one before it, so a trickle ends too.
+        self.sock.settimeout(deadline.remaining())
+        count = self.raw.readinto(buffer)
+        self.is_at_end = count == 0
+        self.connection.received += count
+        if self.connection.received > MAX_RESPONSE_SIZE + MAX_HEADER_SIZE:
+            raise ResponseTooLarge
+        return count
 
     def close(self) -> None:
         self.raw.close()
         super().close()
 
 
-class TimedResponse(http.client.HTTPResponse):
-    """An answer that has to be there in time as a whole."""
+class ResponseBuffer(io.BufferedReader):
+    """Closes the connection if more bytes than the response have arrived with it.
 
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp: Any = io.BufferedReader(TimedReader(sock, self.fp.detach()))
+    http.client would drop them, but only as many as are in its buffer: the rest of an unsolicited
+    response would be taken for the response to the next request (RFC 9112, 9.2). Bytes that arrive
+    later are noticed by urllib3: it keeps no idle connection that is readable.
+    """
+
+    def __init__(self, raw: DeadlineReader) -> None:
+        super().__init__(raw)
+        self.reader = raw
+
+    def close(self) -> None:
+        if not self.closed:
+            # So that peek() shows the buffer and reads no more.
+            self.reader.is_finished = True
+            if self.peek(1) or has_pending_bytes(self.reader.sock):
+                self.reader.connection.close()
+        super().close()
 
 
-class Server:
-    """Keep-alive connections to a URL's host, by the proxies and certificates of the environment.
+def has_pending_bytes(sock: socket.socket) -> bool:
+    """Return whether the TLS layer may hold bytes, which no poll() of the socket would show."""
+    if isinstance(sock, ssl.SSLSocket):
+        return sock.pending() > 0
+    # urllib3's TLS within TLS, for an https:// proxy, is no real socket and doesn't tell.
+    return not isinstance(sock, socket.socket)
 
-    Each request is sent as it is: no redirect, no cookie, no .netrc. Times are in seconds: to
-    connect, and for an answer as a whole.
+
+class DeadlineResponse(http.client.HTTPResponse):
+    """A response that has to be complete by the deadline, headers and body together."""
+
+    def __init__(
+        self,
+        connection: DeadlineConnection,
+        sock: socket.socket,
+        **options: Any,
+    ) -> None:
+        super().__init__(sock, **options)
+        # http.client's own buffer is empty yet. Ours takes its place.
+        raw = self.fp.detach()
+        self.reader = DeadlineReader(connection, sock, raw)
+        self.fp: io.BufferedReader = ResponseBuffer(self.reader)
+
+    def begin(self) -> None:
+        super().begin()
+        if self.reader.is_at_end:
+            # http.client takes the end of the connection for the blank line after the headers.
+            raise http.client.IncompleteRead(b"")
+        if self.status < 200:
+            # http.client takes 103 (and all but 100) for final. The response that follows would be
+            # the next request's (RFC 9110, 15.2).
+            self.will_close = True
+        if self.chunked and "Content-Length" in self.headers:
+            # An intermediary may disagree about where this one ends (RFC 9112, 6.3).
+            self.will_close = True
+
+
+class DeadlineConnection(HTTPConnection):
+    """A connection that does everything by the deadline, and knows when it is stale."""
+
+    is_reused = False  # whether there was a response on it before
+    received = 0  # bytes of the current response
+    unsent: list[bytes] | None = None  # while a request is being put together
+
+    def response_class(self, sock: socket.socket, **options: Any) -> Any:  # type: ignore[override]
+        return DeadlineResponse(self, sock, **options)
+
+    def connect(self) -> None:
+        self.is_reused = False
+        self.received = 0
+        deadline.is_connecting = True
+        super().connect()
+        deadline.is_connecting = False
+
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address that answers, by the deadline for all of them.
+
+        urllib3 allows the whole timeout to each address, which is minutes for a host with eight
+        silent ones. Here each gets an equal share of the time left, so that the last is tried too.
+        """
+        host = self.host.strip("[]")
+        addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+        failure = OSError("the host has no address")
+        untried = len(addresses)
+        for *_, address in addresses:
+            try:
+                sock = create_connection(
+                    (str(address[0]), self.port),
+                    timeout=deadline.remaining() / untried,
+                    source_address=self.source_address,
+                    socket_options=self.socket_options,
+                )
+                sock.settimeout(deadline.remaining())
+                return sock
+            except OSError as error:
+                failure = error
+                untried -= 1
+        raise NewConnectionError(self, str(failure)) from failure
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """Send headers and body at once, as one packet if they fit.
+
+        http.client sends one after the other. To a proxy, urllib3 leaves Nagle's algorithm on,
+        which then holds the body back until the headers are acknowledged, up to 40 ms later.
+        """
+        self.unsent = []
+        super().request(*args, **kwargs)
+        message = b"".join(self.unsent)
+        self.unsent = None
+        self.send(message)
+
+    def send(self, data: Any) -> None:
+        """Send `data` by the deadline, which ssl's sendall() would apply to each TLS record."""
+        if self.unsent is not None:
+            self.unsent.append(data)
+            return
+        try:
+            for start in range(0, len(data), SEND_SIZE):
+                record = data[start : start + SEND_SIZE]
+                if self.sock is not None:
+                    self.sock.settimeout(deadline.remaining())
+                super().send(record)
+        except CLOSED as error:
+            # As after a broken pipe, urllib3 goes on to read the response that the server may have
+            # sent before it closed. Over TLS and on Windows, it doesn't by itself.
+            raise BrokenPipeError(str(error)) from error
+
+    def getresponse(self) -> Any:
+        self.received = 0
+        try:
+            response = super().getresponse()
+        except CLOSED as error:
+            # On a new connection, the server has probably read the request and failed.
+            if self.is_reused and self.received == 0:
+                raise StaleConnection from error
+            raise
+        self.is_reused = True
+        return response
+
+
+class DeadlineHTTPSConnection(DeadlineConnection, HTTPSConnection):
+    """The same over TLS."""
+
+
+class DeadlinePool(urllib3.HTTPConnectionPool):
+    ConnectionCls = DeadlineConnection
+
+
+class DeadlineHTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = DeadlineHTTPSConnection
+
+
+class DeadlineAdapter(requests.adapters.HTTPAdapter):
+    """Finds the connection pool for a URL as requests does, with the connections above."""
+
+    POOLS: Mapping[str, Any] = {
+        "http": DeadlinePool,
+        "https": DeadlineHTTPSPool,
+    }
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self.POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        if proxy.lower().startswith("socks"):
+            # They need PySocks, which the program doesn't install, and connections of their own.
+            raise requests.exceptions.InvalidSchema("SOCKS proxies aren't supported")
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = self.POOLS
+        return manager
+
+
+class HttpClient:
+    """A keep-alive client for one host, for any number of threads.
+
+    It honors the environment's proxies and certificates as requests does, but follows no
+    redirects and sends no cookies and nothing from .netrc. Requests go straight to urllib3's
+    connection pool: half of what requests spends on each is for what isn't wanted here.
     """
 
     def __init__(
-        self, url: str, headers: dict[str, str], times: tuple[float, float], connections: int = 1
+        self,
+        url: str,
+        headers: dict[str, str],
+        *,
+        connections: int = 1,
     ) -> None:
-        self.request = requests.Request("POST", url, headers).prepare()
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=connections)
-        how: Any = requests.Session().merge_environment_settings(url, {}, True, None, None)
-        self.transmit: Any = partial(adapter.send, timeout=times, **how)
-        with contextlib.suppress(Exception):  # what is wrong with a proxy, each exchange will say
-            places = how["verify"], how["proxies"], how["cert"]
-            pool: Any = adapter.get_connection_with_tls_context(self.request, *places)
-            timed = {"response_class": TimedResponse}
-            pool.ConnectionCls = type("TimedConnection", (pool.ConnectionCls,), timed)
-
-    def exchange(self, method: str, url: str, body: bytes = b"") -> Answer:
-        """The answer to a request, or why there is none."""
-        request = self.request.copy()
-        request.method, request.url, request.body = method, url, body
-        request.headers["Content-Length"] = str(len(body))
-        content, parsed = bytearray(), None
-        try:
-            response = self.transmit(request)
-            if response.status_code < 200:
-                response.close()  # the final answer is still to come, and would be the next one's
-            for part in response.iter_content(2**16):
-                content += part
-                if len(content) > MAX_ANSWER:
-                    response.close()
-                    raise ValueError(f"more than {MAX_ANSWER} bytes")
-        except Exception as error:  # whatever it is, there is no answer, and the run has to know
-            failure = f"no answer ({root_cause(error)})"
-            proxy = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
-            hopeless = isinstance(error, proxy) or re.search("(?i)certificate|PEM lib", failure)
-            return Answer(-1 if hopeless else 0, failure=failure)
-        with contextlib.suppress(ValueError, RecursionError):
-            parsed = json.loads(content)
-        known = parsed if isinstance(parsed, dict) else {}
-        return Answer(response.status_code, response.headers, bytes(content), known)
-
-
-#### Talking to Intercom
-
-REDIRECTED = "[intercom] user_url answers with a redirection, which is never followed"
-STOPS = dict.fromkeys(range(300, 400), REDIRECTED) | {
-    -1: "no connection with these certificates and this proxy; see REQUESTS_CA_BUNDLE "
-    "and HTTPS_PROXY",
-    401: "the credentials are wrong; see [intercom] access_token (or api_id and api_key), "
-    "and INTERCOM_ACCESS_TOKEN in .env or the environment, which wins over them",
-    402: "the workspace's plan doesn't cover this, or is not paid",
-    403: "the credentials may not do this; see the token's permissions in Intercom",
-    404: "there is nothing at [intercom] user_url",
-    405: "[intercom] user_url takes no users",
-    406: "[intercom] user_url doesn't speak Intercom's JSON",
-}
-USE_CONTACTS = "; apps on Intercom's API 2.x want user_url = https://api.intercom.io/contacts"
-ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-
-
-def verdict(
-    answer: Answer, of_row: Iterable[int] = (), some_accepted: bool = False
-) -> Literal["accepted", "retry", "refused", "stop"]:
-    """What an answer means for a user; statuses `of_row` are about that user alone.
-
-    So is a 403 that isn't Intercom's own, where other users were accepted: something on the way
-    refuses what this row holds.
-
-    https://developers.intercom.com/docs/references/rest-api/errors/http-responses
-    """
-    status = answer.status
-    if answer.is_user:
-        return "accepted"
-    if 0 <= status < 300 or status in (408, 429) or status >= 500:
-        return "retry"
-    if status in of_row or (status == 403 and some_accepted and not answer.errors):
-        return "refused"
-    return "stop" if status in STOPS else "refused"
-
-
-class RateLimit:
-    """When Intercom takes another request, by what its answers say of the window they fall in."""
-
-    def __init__(self) -> None:
-        self.per_window = 1.0  # until the first answer, one request feels its way
-        self.left = self.reset = 0  # requests, and UNIX seconds
-        self.ends = self.held_until = 0.0  # time.monotonic() of the window, and of a 429's pause
-
-    def learn(self, answer: Answer) -> None:
-        """Take in what an answer says, also one that comes out of order."""
-        now, wait = time.monotonic(), answer.until_reset()
-        if answer.status > 0:
-            self.per_window = answer.number("X-RateLimit-Limit") or math.inf
-        else:
-            self.left -= 1  # Intercom may have counted the request nevertheless
-        self.held_until = max(self.held_until, now + answer.pause())
-        reset = answer.number("X-RateLimit-Reset")
-        remaining = answer.number("X-RateLimit-Remaining")
-        if reset is None or remaining is None or reset < self.reset or not 0 < wait <= MAX_PAUSE:
-            return
-        if reset > self.reset:
-            self.reset, self.left, self.ends = reset, remaining, now + wait
-        self.left = min(self.left, remaining)
-        # Date has whole seconds, so of a window's answers the earliest end is the exact one.
-        self.ends = min(self.ends, now + wait)
-
-    def opens(self, under_way: int) -> float:
-        """The time.monotonic() from which another request may go, if no answer changes it."""
-        now = time.monotonic()
-        if now < self.held_until:
-            return self.held_until
-        if now < self.ends:
-            return 0.0 if self.left > under_way else self.ends
-        return 0.0 if self.per_window > under_way else math.inf
-
-
-class Intercom(Server):
-    """The server at user_url, whose limit all threads keep together."""
-
-    def __init__(self, settings: Settings, is_stopped: Callable[[], bool]) -> None:
-        self.settings, self.is_stopped = settings, is_stopped
-        version = "2.14" if settings.contacts else "1.4"
-        headers = {
-            "Accept": "application/json",
+        self.url = url
+        self.connections = connections
+        # urllib3 would add a User-Agent of its own.
+        self.headers = {
+            "User-Agent": SKIP_HEADER,
             "Accept-Encoding": "identity",
-            "Authorization": settings.authorization,
-            "Content-Type": "application/json",
-            "Intercom-Version": settings.intercom_api_version or version,
-            "User-Agent": f"IntercomImporter/{VERSION}",
+            **headers,
         }
-        times = CONNECT_TIMEOUT, MAX_ANSWER_TIME
-        super().__init__(settings.intercom_user_url, headers, times, settings.intercom_concurrency)
-        self.threads = futures.ThreadPoolExecutor(settings.intercom_concurrency)
-        # Windows' Ctrl-C interrupts no answer that the main thread waits for.
-        self.has_threads = settings.intercom_concurrency > 1 or sys.platform == "win32"
-        if self.has_threads:
-            self.threads.submit(int).result()  # fails now where not even one can be made
-        self.results: queue.SimpleQueue[tuple[Job, Answer | Exception]] = queue.SimpleQueue()
-        self.limit, self.turn = RateLimit(), threading.Condition()
-        self.under_way = 0
-        self.waiting_for = ""  # what the last retry waits for
-        self.while_waiting: Callable[[], None] = lambda: None  # until send_users knows better
+        self.pool: urllib3.HTTPConnectionPool | None = None
+        self.lock = threading.Lock()
 
-    def start(self, action: Callable[[Job, Intercom], None], job: Job) -> None:
-        """Do it in a thread, where there are any."""
-        if not self.has_threads:
-            action(job, self)
-            return
-        with contextlib.suppress(RuntimeError):  # no more threads: those there are will take it
-            self.threads.submit(action, job, self)
-
-    def ask(
+    def request(
         self,
         method: str,
         url: str,
-        body: User,
-        holds: str = "",
-        who: object = "",
-        retries: Iterator[int] | None = None,
-    ) -> Answer:
-        """The first answer that is a user, or `holds` this key, or that no retry betters; or the
-        last one; where the run stops first, one with status 0 that says so.
+        body: bytes = b"",
+        *,
+        timeout: float | None = None,
+        fresh: bool = False,
+    ) -> Response | NoResponse:
+        """Send a request to `url`, which is on the client's host; never raise.
 
-        Each request waits for its turn by Intercom's limit. `retries` counts on where a user takes
-        several requests.
+        `timeout`, in seconds, shortens the time that this request has. Only the lookup of the
+        host's name may take longer, as nothing can interrupt it. `fresh` closes all idle
+        connections and sends the request on a new one.
         """
-        content = ENCODER.encode(body).encode() if body else b""
-        retries, due = retries or itertools.count(1), 0.0
-        while True:
-            # Wait until it is due, and the limit allows another request.
-            with self.turn:
-                while not self.is_stopped():
-                    pause = max(due, self.limit.opens(self.under_way)) - time.monotonic()
-                    if pause <= 0:
-                        break
-                    self.while_waiting()
-                    self.turn.wait(min(POLL, pause))
-                else:
-                    return Answer(0, failure=STOPPED)
-                self.under_way += 1
-            # Send it, and take in what its answer says of the limit.
-            began = time.monotonic()
-            answer = self.exchange(method, url, content)
-            with self.turn:
-                self.under_way -= 1
-                self.limit.learn(answer)
-                self.turn.notify_all()
-            log.debug("%s: %s in %.3f s", who or url, answer, time.monotonic() - began)
-            # Try again where that may help.
-            self.waiting_for = ""
-            fits = answer.status == 200 and holds in answer.content if holds else answer.is_user
-            if fits or verdict(answer) in ("refused", "stop") or self.is_stopped():
-                return answer
-            number = next(retries)
-            if number > self.settings.intercom_retries:
-                return answer
-            wait = max(self.settings.intercom_timeout, answer.pause())
-            due = time.monotonic() + wait
-            self.waiting_for = f"retry {number} in {wait:.3g} s: {answer}"
-            log.warning("%s: %s: retry %d in %.3g s", who or url, answer, number, wait)
+        try:
+            pool = self.current_pool(fresh)
+        except Exception as error:
+            reason = f"invalid proxy or CA bundle in the environment ({describe_error(error)})"
+            return NoResponse(reason, is_permanent=True)
+        seconds: float = RESPONSE_TIMEOUT
+        if timeout is not None:
+            seconds = min(seconds, timeout)
+        started = time.monotonic()
+        deadline.start(CONNECT_TIMEOUT, seconds)
+        try:
+            return self.send(pool, method, url, body)
+        except Exception as error:
+            # Whatever it is, there is no response, and the caller has to know.
+            return explain_failure(error, time.monotonic() - started)
+
+    def current_pool(self, fresh: bool) -> urllib3.HTTPConnectionPool:
+        with self.lock:
+            if self.pool is None or fresh:
+                # Its predecessor closes its idle connections once no thread uses it any more.
+                self.pool = self.open_pool()
+            return self.pool
+
+    def open_pool(self) -> urllib3.HTTPConnectionPool:
+        """Make a pool of connections to the host, or to the proxy on the way to it.
+
+        Raise an exception if the environment's proxy or CA bundle is invalid.
+        """
+        # requests knows the rules for proxies and CA bundles. Its session would also add cookies
+        # and passwords from .netrc to each request, so it is only asked for the settings.
+        adapter = DeadlineAdapter(pool_maxsize=self.connections)
+        request = requests.Request("GET", self.url)
+        session = requests.Session()
+        environment: Any = session.merge_environment_settings(
+            self.url, proxies={}, stream=None, verify=True, cert=None
+        )
+        verify = environment["verify"]
+        pool: Any = adapter.get_connection_with_tls_context(
+            request.prepare(),
+            verify,
+            proxies=environment["proxies"],
+        )
+        adapter.cert_verify(pool, self.url, verify, None)  # type: ignore[no-untyped-call]
+        return pool  # type: ignore[no-any-return]
+
+    def send(
+        self,
+        pool: urllib3.HTTPConnectionPool,
+        method: str,
+        url: str,
+        body: bytes,
+    ) -> Response:
+        """Send one request; raise whatever keeps a complete response from arriving."""
+        parts = urlsplit(url)
+        target = parts.path or "/"
+        if parts.query:
+            target += "?" + parts.query
+        if parts.scheme == "http" and pool.proxy is not None:
+            target = f"http://{parts.netloc}{target}"  # for the proxy (RFC 9112, 3.2.2)
+        raw = pool.urlopen(
+            method,
+            target,
+            body=body or None,
+            headers=self.headers,
+            retries=NO_RETRIES,
+            redirect=False,
+            assert_same_host=False,
+            timeout=RESPONSE_TIMEOUT,
+            preload_content=False,
+            decode_content=False,
+            enforce_content_length=True,  # otherwise urllib3 1.26 accepts a body that is cut off
+        )
+        content = bytearray()
+        try:
+            # Only the read after the last byte notices that a body is incomplete.
+            while chunk := raw.read(READ_SIZE):
+                content += chunk
+                if len(content) > MAX_RESPONSE_SIZE:
+                    raise ResponseTooLarge
+        except BaseException:
+            raw.close()  # and the connection with it
+            raise
+        return Response(
+            status=raw.status,
+            headers=raw.headers,
+            body=bytes(content),
+        )
 
 
-def stop_reason(answer: Answer, settings: Settings) -> str:
-    """Why an answer ends the run, and what to do."""
-    if answer.status not in STOPS:
-        places = "[intercom] user_url and api_version, the network and its proxy"
-        return f"no useful answer; see {places} ({answer})"
-    advice = "" if settings.contacts or answer.status in (-1, 401, 402) else USE_CONTACTS
-    return f"{STOPS[answer.status]}{advice} ({answer})"
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that led to it, as a traceback shows them; innermost last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        if cause.__cause__ is not None or cause.__suppress_context__:
+            cause = cause.__cause__
+        else:
+            cause = cause.__context__
 
 
-def attributes_to_make(intercom: Intercom) -> dict[str, str]:
-    """Our custom attributes that the workspace's contacts lack, and their types there; StopRun
-    with all that don't fit, missing ones too where create_attributes = false.
+def describe_error(error: BaseException) -> str:
+    """Describe the innermost cause in one line.
 
-    https://developers.intercom.com/docs/references/rest-api/api.intercom.io/data-attributes
+    The texts of the exceptions around it contain URLs, and that of an HTTP error what was received,
+    so only an operating system error, or one about a setting, is shown with its text.
     """
-    settings = intercom.settings
-    wanted = {s.name: TYPES[s.type].taken_by for s in settings.sources if s.is_attribute}
-    if not wanted or not settings.contacts:
-        return {}
-    url = settings.intercom_user_url.removesuffix("/contacts")
-    answer = intercom.ask("GET", f"{url}/data_attributes?model=contact", {}, "data")
-    listed = answer.content.get("data")
+    *_, cause = causes(error)
+    name = type(cause).__name__
+    if isinstance(cause, OSError | CertificateError | requests.RequestException):
+        return redact(f"{name}: {cause}")
+    return name
+
+
+def explain_failure(error: Exception, elapsed: float) -> NoResponse:
+    """Explain why a request has no response, from what it raised after `elapsed` seconds."""
+    chain = list(causes(error))
+
+    # urllib3 and requests wrap what was raised, once or several times.
+    def has(kind: type[BaseException]) -> bool:
+        return any(isinstance(cause, kind) for cause in chain)
+
+    if has(StaleConnection):
+        return NoResponse(
+            "the server closed the idle connection", is_stale_connection=True
+        )
+    if has(ResponseTooLarge):
+        return NoResponse(f"more than {MAX_RESPONSE_SIZE:,} bytes")
+    if has(TimeoutError):
+        return NoResponse(
+            f"timed out: no complete response within {elapsed:.1f} seconds"
+        )
+    if has(http.client.RemoteDisconnected):
+        return NoResponse("connection lost: closed without a response")
+    if has(http.client.IncompleteRead):
+        return NoResponse("the response was cut off")
+    return explain_connection_error(chain[-1])
+
+
+def explain_connection_error(error: BaseException) -> NoResponse:
+    """Explain an error of the network, of TLS or of the proxy."""
+    refusal = REFUSED_TUNNEL.match(str(error))
+    if refusal:
+        # A 4xx is about the credentials for the proxy or about the host, but for 408 and 429.
+        status = int(refusal[1])
+        is_temporary = status in (408, 429) or status >= 500
+        return NoResponse(
+            f"the proxy refused to connect, with status {status}", not is_temporary
+        )
+    reason = describe_error(error)
+    if isinstance(error, ssl.SSLError | CertificateError):
+        # urllib3 1.26 compares the host's name itself, and raises CertificateError.
+        is_permanent = CERTIFICATE_PROBLEM.search(reason) is not None
+        return NoResponse(f"no response ({reason})", is_permanent)
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return NoResponse(f"connection lost ({reason})")
+    return NoResponse(f"no response ({reason})")
+
+
+#### Intercom API
+
+# Seconds for archiving somebody else's contact again, after STOP_GRACE_PERIOD is used up.
+CLEAN_UP_TIME = 10
+# Seconds that a rate limit may hold up a run. Intercom's windows have 10; more is most likely a
+# header in another unit, or a wrong clock.
+MAX_PAUSE = 300
+MAX_WRONG_USER_ATTEMPTS = 3  # responses about another user that one row may get
+USE_CONTACTS = "; apps on API 2.x need user_url = https://api.intercom.io/contacts"
+INTERCOM_ID = re.compile("[A-Za-z0-9_-]+")
+# Parts of a message that are about one row: numbers, ids and addresses.
+ROW_DETAIL = re.compile(r"[^\s'\"()\[\]]*(\d|@)[^\s'\"()\[\]]*")
+# NaN isn't JSON, though Python writes it. No cell becomes one, so it would be a bug.
+JSON_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+CREDENTIALS_ADVICE = (
+    "check [intercom] access_token (or api_id and api_key), or INTERCOM_ACCESS_TOKEN in .env or "
+    "the environment, which takes precedence"
+)
+NO_VALID_RESPONSE = (
+    "no valid response from Intercom; check [intercom] user_url and api_version, the network and "
+    "its proxy"
+)
+# What responses mean that every other user would get too, and which setting to change.
+FATAL_STATUSES = {
+    401: f"Intercom rejected the credentials; {CREDENTIALS_ADVICE}",
+    402: "the workspace's plan does not include this, or payment is due",
+    403: "permission denied; check the permissions of the token in Intercom",
+    404: "not found; check [intercom] user_url",
+    405: "the token's owner isn't allowed to do that; use an admin's token, and check user_url",
+    406: "not acceptable; check [intercom] user_url",
+    407: "the proxy requires credentials; set HTTPS_PROXY=http://user:password@host:port",
+}
+# These have nothing to do with the URL or the API version.
+NOT_ABOUT_THE_URL = (401, 402, 407)
+
+
+class Verdict(Enum):
+    """What a response means for a user."""
+
+    ACCEPTED = auto()
+    RETRY = auto()  # try again later; it may be a passing fault
+    REJECTED = auto()  # this row can't be imported
+    BLOCKED = auto()  # a 403 that isn't Intercom's own: a firewall's, about this row
+    WRONG_USER = auto()  # a response to the request for another user
+    FATAL = auto()  # every other user would get the same
+
+
+@dataclass
+class ErrorDetails:
+    """Intercom's error list, in whatever shape.
+
+    https://developers.intercom.com/docs/references/rest-api/errors/error-objects
+    """
+
+    codes: list[str]
+    text: str  # codes and messages, or "" if the response isn't an error list
+    request_id: str
+
+
+def parse_errors(response: Response) -> ErrorDetails:
+    """Read Intercom's error list; gateways and older versions write it in other shapes too."""
+    listed = response.json.get("errors")
     if not isinstance(listed, list):
-        raise StopRun(stop_reason(answer, settings))
-    known = {
-        str(item.get("name")): item.get("data_type")
-        for item in listed
-        if isinstance(item, dict) and item.get("custom") and not item.get("archived")
-    }
-    missing = {name: types[0] for name, types in wanted.items() if name not in known}
-    wrong = {} if settings.intercom_create_attributes else dict.fromkeys(missing, "is missing")
-    for name, types in wanted.items():
-        if name in known and known[name] not in types:
-            wrong[name] = f"is {known[name]}"
-    if wrong:
-        texts = [f"{name} {what}, should be {wanted[name][0]}" for name, what in wrong.items()]
-        texts += ["create_attributes = true makes those that are missing"] if missing else []
-        raise StopRun(f"the workspace's custom attributes don't fit: {'; '.join(texts)}")
-    return missing
+        listed = [listed]  # one error, or None
+    codes: list[str] = []
+    texts: list[str] = []
+    for error in listed:
+        words = [error]
+        if isinstance(error, dict):
+            words = [error.get("code"), error.get("message")]
+            codes.append(str(error.get("code")))
+            if not any(words):  # {"email": "is invalid"}
+                words = list(error.values())
+        shown = [str(word) for word in words if isinstance(word, str | int)]
+        if shown:
+            texts.append(": ".join(shown))
+    request_id = ""
+    if response.json.get("request_id"):
+        request_id = str(response.json["request_id"])
+    return ErrorDetails(codes, "; ".join(texts), request_id)
 
 
-def create_attribute(intercom: Intercom, name: str, data_type: str) -> None:
-    """Make a custom attribute of contacts; StopRun where Intercom refuses it."""
-    body = {"name": name, "model": "contact", "data_type": data_type}
-    url = intercom.settings.intercom_user_url.removesuffix("/contacts")
-    answer = intercom.ask("POST", f"{url}/data_attributes", body, "name")
-    if answer.status != 200 or answer.content.get("name") != name:
-        raise StopRun(f"the custom attribute {name} can't be made ({answer})")
-    log.info("the custom attribute %s is made, as %s", name, data_type)
+def has_error_list(response: Response | NoResponse) -> bool:
+    return isinstance(response, Response) and bool(parse_errors(response).text)
 
 
-#### What was sent before
+def is_person(response: Response | NoResponse) -> TypeGuard[Response]:
+    """Return whether this is a user or contact, as Intercom confirms it.
 
-BUSY_TIMEOUT = 5.0  # seconds that another program's lock is waited for
-STATE_FORMAT = 0x49435331  # SQLite's application_id; another one where the tables change
+    A captive portal's page has status 200 as well, so the status alone says nothing.
+    """
+    if isinstance(response, NoResponse):
+        return False
+    if not 200 <= response.status < 300 or "errors" in response.json:
+        return False
+    kind = response.json.get("type")
+    if kind:
+        # {"type": "list"} and {"type": "admin", "id": "1"} are Intercom's too, but not users.
+        return kind in ("user", "contact", "lead")
+    return bool(person_id(response))
+
+
+def person_id(response: Response | NoResponse) -> str:
+    """Return the id in a response, or "" if it has none that looks like one."""
+    if isinstance(response, NoResponse):
+        return ""
+    found = response.json.get("id")
+    # An id becomes part of a URL, and of the state file. True is an int to Python.
+    if type(found) in (str, int) and INTERCOM_ID.fullmatch(str(found)):
+        return str(found)
+    return ""
+
+
+def names_another_user(response: Response, user_id: str) -> bool:
+    """Return whether the response is about a user with another user_id (or external_id).
+
+    A proxy that sends a response twice makes the second one look like the next user's.
+    """
+    if not user_id:
+        return False
+    for name in ("user_id", "external_id"):
+        found = response.json.get(name)
+        if found in (None, "", user_id):
+            continue
+        if normalize_id(str(found)) != normalize_id(user_id):
+            return True
+    return False
+
+
+def normalize_id(text: str) -> str:
+    """Return an id without what Intercom may change: Unicode form, case, blanks at the ends."""
+    return unicodedata.normalize("NFC", text).strip().casefold()
+
+
+def describe_response(response: Response | NoResponse) -> str:
+    """Describe a response for logs and messages: the status, and Intercom's own errors."""
+    if isinstance(response, NoResponse):
+        return response.reason
+    if is_person(response):
+        return str(response.status)
+    errors = parse_errors(response)
+    if not errors.text:
+        return response.describe_foreign()
+    described = f"{response.status} {redact(errors.text)[:1000]}"
+    if errors.request_id:
+        # Intercom's support asks for it.
+        described += f" (request_id {redact(errors.request_id)[:99]})"
+    return described
+
+
+def response_category(response: Response | NoResponse) -> str:
+    """Return what many responses may have in common, without details of one row.
+
+    Notices count rejected rows by it: "12 x 400 parameter_invalid: # is not an email address".
+    """
+    if isinstance(response, NoResponse):
+        return ROW_DETAIL.sub("#", response.reason[:1000])
+    text = parse_errors(response).text
+    if not text:
+        return f"{response.status}, response not from Intercom"
+    return f"{response.status} {ROW_DETAIL.sub('#', redact(text)[:1000])[:200]}"
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """What `classify` needs to know about a request."""
+
+    is_user_url: bool = True  # not the URL of one contact, whose id may be wrong
+    has_own_id: bool = False  # the row carries Intercom's id
+    user_id: str = ""  # of the row; blank if it has none
+    # Users were accepted: in this run, or in an earlier one, as the state file remembers.
+    some_accepted: bool = False
+
+
+def classify(response: Response | NoResponse, context: RequestContext) -> Verdict:
+    """Return what a response means for a user.
+
+    https://developers.intercom.com/docs/references/rest-api/errors/http-responses
+    """
+    if isinstance(response, NoResponse):
+        if response.is_permanent:
+            return Verdict.FATAL
+        return Verdict.RETRY
+    status = response.status
+    if is_person(response):
+        if names_another_user(response, context.user_id):
+            return Verdict.WRONG_USER
+        return Verdict.ACCEPTED
+    if status < 300 or status in (408, 429) or status >= 500:
+        # Also a page with status 200, and a 103 whose final response didn't come.
+        return Verdict.RETRY
+    if is_fatal(response, context):
+        return Verdict.FATAL
+    if status == 403:
+        # Without Intercom's error list, a firewall rejected what this row contains.
+        return Verdict.BLOCKED
+    return Verdict.REJECTED
+
+
+def is_fatal(response: Response, context: RequestContext) -> bool:
+    """Return whether a response from 300 to 499 would come for every other user too."""
+    status = response.status
+    if status < 400 or status in (401, 402, 407):
+        # A redirect isn't from Intercom. Following it would reveal the token to another server.
+        return True
+    if status == 400:
+        return is_wrong_version(response)
+    if status == 403:
+        # Intercom's own is about the token. So is probably any before the first user is accepted;
+        # later, it is a firewall's.
+        return has_error_list(response) or not context.some_accepted
+    may_concern_row = context.some_accepted or context.has_own_id
+    if status == 404 and may_concern_row and has_error_list(response):
+        # Intercom returns 404 for a wrong URL, but also for an id or a user that it can't find.
+        return False
+    # At the URL of one contact they are about that contact.
+    return status in (404, 405, 406) and context.is_user_url
+
+
+def is_wrong_version(response: Response) -> bool:
+    """Return whether Intercom says that the API version and the URL don't go together.
+
+    Apps on API 2.x answer so to POST /users.
+    """
+    return "intercom_version_invalid" in parse_errors(response).codes
+
+
+def fatal_reason(response: Response | NoResponse, settings: Settings) -> str:
+    """Explain a response that ends the run, and what to do."""
+    described = describe_response(response)
+    if isinstance(response, NoResponse):
+        if response.is_permanent:
+            return f"TLS or proxy error; check REQUESTS_CA_BUNDLE and HTTPS_PROXY ({described})"
+        return f"no valid response from Intercom; check the network and its proxy ({described})"
+    advice = ""
+    is_about_url = (
+        300 <= response.status < 500 and response.status not in NOT_ABOUT_THE_URL
+    )
+    if is_about_url and not settings.uses_contacts:
+        advice = USE_CONTACTS
+    return f"{explain_fatal(response, settings)}{advice} ({described})"
+
+
+def explain_fatal(response: Response, settings: Settings) -> str:
+    status = response.status
+    if is_person(response):
+        return (
+            "the first response is about another user than the request; check the proxy or "
+            "gateway between this machine and Intercom"
+        )
+    if 300 <= status < 400:
+        target = redact(response.headers.get("Location", ""))[:200]
+        if not target:
+            target = "nowhere"
+        return f"[intercom] user_url redirects to {target}; redirects are not followed"
+    if is_wrong_version(response):
+        return (
+            f"[intercom] user_url or api_version ({settings.api_version}) doesn't match the "
+            "workspace"
+        )
+    if status == 403 and not has_error_list(response):
+        return (
+            "permission denied, but not by Intercom: check the firewall or proxy, "
+            "and the permissions of the token"
+        )
+    return FATAL_STATUSES.get(status, NO_VALID_RESPONSE)
+
+
+def retry_pause(response: Response | NoResponse) -> float:
+    """Return how many seconds a 429 asks us to wait, at most MAX_PAUSE; 0 for other responses."""
+    if isinstance(response, NoResponse) or response.status != 429:
+        return 0.0
+    # Intercom sends X-RateLimit-Reset, and gateways in front of it Retry-After.
+    pause = seconds_of_retry_after(response)
+    until_reset = seconds_until_reset(response)
+    if until_reset is not None:
+        pause = max(pause, until_reset)
+    return min(MAX_PAUSE, max(0.0, pause))
+
+
+def seconds_of_retry_after(response: Response) -> float:
+    """Return the seconds of a Retry-After header, which may be a number or an HTTP date."""
+    seconds = response.int_header("Retry-After")
+    if seconds is not None:
+        return float(seconds)
+    moment = response.date_header("Retry-After")
+    if moment is None:
+        return 0.0
+    return moment - server_time(response)
+
+
+def server_time(response: Response) -> float:
+    """Return the server's clock in UNIX seconds, or the local one if it doesn't tell."""
+    date = response.date_header("Date")
+    if date is None:
+        return time.time()
+    return date
+
+
+def seconds_until_reset(response: Response) -> float | None:
+    """Return the seconds until X-RateLimit-Reset, or None if the response doesn't tell.
+
+    Both times are the server's, so that a wrong local clock does no harm.
+
+    https://developers.intercom.com/docs/references/rest-api/errors/rate-limiting
+    """
+    reset = response.int_header("X-RateLimit-Reset")
+    if reset is None:
+        return None
+    return reset - server_time(response)
+
+
+class RateLimiter:
+    """Tracks Intercom's rate limit window, as the headers of its responses report it.
+
+    Call `acquire` before each request, and `release` with its response.
+    """
+
+    def __init__(self, stop: StopSignal) -> None:
+        self.stop = stop
+        self.condition = threading.Condition()
+        self.in_flight = 0
+        # How many requests a window allows. Until the first response says so, one at a time: the
+        # limit may be shared, and used up.
+        self.per_window = 1.0
+        self.remaining = 0  # of the current window
+        self.reset = (
+            0  # its end in UNIX seconds by Intercom's clock, to tell one from the next
+        )
+        self.window_end = 0.0  # the same by time.monotonic()
+        self.blocked_until = 0.0  # time.monotonic() when the pause of a 429 ends
+
+    def acquire(self, not_before: float = 0.0, *, grace: float | None = None) -> bool:
+        """Wait until another request may be sent; return False if the run stops first.
+
+        With `grace`, the request belongs to a user in flight: it is sent although the run stops,
+        until so many seconds after the time that such requests share. `not_before` is a time of
+        time.monotonic().
+        """
+        with self.condition:
+            while True:
+                now = time.monotonic()
+                if not self.may_send(now, grace):
+                    return False
+                pause = max(not_before, self.next_slot(now)) - now
+                if pause <= 0:
+                    self.in_flight += 1
+                    return True
+                self.condition.wait(min(POLL_INTERVAL, pause))
+
+    def may_send(self, now: float, grace: float | None) -> bool:
+        if grace is None:
+            return not self.stop.is_set()
+        return now < self.stop.deadline() + grace
+
+    def release(self, response: Response | NoResponse) -> None:
+        """Account for the response to a request that `acquire` let through."""
+        with self.condition:
+            self.in_flight -= 1
+            self.update(response, time.monotonic())
+            self.condition.notify_all()
+
+    def next_slot(self, now: float) -> float:
+        """Return the earliest time at which a request may go, as far as is known now."""
+        if now < self.blocked_until:
+            return self.blocked_until
+        if now < self.window_end:
+            # Intercom hasn't counted the requests in flight yet, or not told of it.
+            if self.remaining > self.in_flight:
+                return 0.0
+            return self.window_end
+        # All that is known of the window that has begun since is that it is as large.
+        if self.per_window > self.in_flight:
+            return 0.0
+        return math.inf  # until a response arrives
+
+    def update(self, response: Response | NoResponse, now: float) -> None:
+        """Update the window from a response; responses may arrive out of order."""
+        if isinstance(response, NoResponse):
+            self.remaining -= 1  # Intercom may have counted the request all the same
+            return
+        self.per_window = math.inf  # a gateway may have no limit
+        limit = response.int_header("X-RateLimit-Limit")
+        if limit:
+            self.per_window = limit
+        self.blocked_until = max(self.blocked_until, now + retry_pause(response))
+        reset = response.int_header("X-RateLimit-Reset")
+        remaining = response.int_header("X-RateLimit-Remaining")
+        wait = seconds_until_reset(response)
+        if reset is None or remaining is None or wait is None:
+            return
+        if reset < self.reset or not 0 < wait <= MAX_PAUSE:
+            return  # of an earlier window, or nonsense such as milliseconds
+        if reset > self.reset:
+            self.reset = reset
+            self.remaining = remaining
+            self.window_end = now + wait
+        # An earlier response may arrive after a later one, so the lowest number is the newest.
+        self.remaining = min(self.remaining, remaining)
+        # The Date header has whole seconds, so the earliest end of a window is the exact one.
+        self.window_end = min(self.window_end, now + wait)
+
+
+@dataclass
+class RetryStatus:
+    """A retry that waits, for the progress line."""
+
+    number: int
+    limit: int
+    due: float  # time.monotonic()
+    reason: str
+
+
+@dataclass
+class RetryBudget:
+    """Counts the retries of one user, which all of its requests share."""
+
+    limit: int
+    used: int = 0
+    started: float = (
+        0.0  # time.monotonic() of the user's first attempt; 0: not sent yet
+    )
+
+    def is_used_up(self) -> bool:
+        return self.used >= self.limit
+
+
+@dataclass(slots=True)
+class ApiRequest:
+    """A request to Intercom's API."""
+
+    method: str
+    url: str
+    payload: UserPayload | None = None
+    label: object = ""  # of the user in logs; blank: the URL is logged
+
+    def __str__(self) -> str:
+        if self.label:
+            return str(self.label)
+        return self.url
+
+
+# Returned instead of a response if the run stops before a request could be sent.
+UNSENT = NoResponse(RUN_STOPPED)
+
+
+class WorkspaceAttribute(NamedTuple):
+    """A custom attribute of the workspace, as GET /data_attributes lists it."""
+
+    data_type: str
+    is_archived: bool
+    is_writable: bool
+    options: tuple[str, ...]
+
+    def problem(self, expected: tuple[str, ...]) -> str:
+        """Return why values of the expected types can't be sent for it, or ""."""
+        if self.is_archived:
+            return "is archived; restore it in Intercom"
+        if not self.is_writable:
+            return "is not writable through the API"
+        if self.data_type not in expected:
+            return f"is {self.data_type} (expected {expected[0]})"
+        return ""
+
+
+class IntercomClient:
+    """Sends requests to Intercom, within its rate limit and with retries. All threads share it."""
+
+    def __init__(self, settings: Settings, stop: StopSignal) -> None:
+        self.settings = settings
+        self.stop = stop
+        self.url = settings.intercom.user_url
+        self.limiter = RateLimiter(stop)
+        self.http = HttpClient(
+            self.url,
+            {
+                "Accept": "application/json",
+                "Authorization": settings.authorization,
+                "Content-Type": "application/json",
+                "Intercom-Version": settings.api_version,
+                "User-Agent": f"IntercomImporter/{VERSION}",
+            },
+            connections=settings.intercom.concurrency,
+        )
+        self.waiting: dict[int, RetryStatus] = {}  # by thread
+        self.has_responded = False  # about any user
+
+    # One request
+
+    def send(
+        self,
+        request: ApiRequest,
+        *,
+        not_before: float = 0.0,
+        grace: float | None = None,
+        budget: RetryBudget | None = None,
+        fresh: bool = False,
+    ) -> Response | NoResponse:
+        """Send one request when the rate limit allows it, and log how long it took.
+
+        See RateLimiter.acquire for `not_before` and `grace`. With `fresh`, a new connection is
+        used. Return UNSENT if the run stops first.
+        """
+        body = b""
+        if request.payload is not None:
+            # Pure ASCII: nothing on the way can get the encoding wrong.
+            body = JSON_ENCODER.encode(request.payload).encode()
+        while self.limiter.acquire(not_before, grace=grace):
+            began = time.monotonic()
+            if budget and not budget.started:
+                budget.started = began
+            # After a signal, a request has what is left of the time that they all share, which
+            # may end while it is on its way.
+            time_left = self.stop.deadline() + (grace or 0.0) - began
+            response = self.http.request(
+                request.method,
+                request.url,
+                body,
+                timeout=max(POLL_INTERVAL, time_left),
+                fresh=fresh,
+            )
+            self.limiter.release(response)
+            seconds = time.monotonic() - began
+            log.debug("%s: %s in %.3f s", request, describe_response(response), seconds)
+            if isinstance(response, Response) or not response.is_stale_connection:
+                return response
+            # The server had closed it before the request arrived. That is no failure, so try
+            # again at once; a new connection can't be stale.
+            fresh = True
+        return UNSENT
+
+    def send_with_retries(
+        self,
+        request: ApiRequest,
+        is_final: Callable[[Response], bool],
+        *,
+        budget: RetryBudget | None = None,
+        grace: float = 0.0,
+        fresh: bool = False,
+    ) -> Response | NoResponse:
+        """Send a request until a response is final, or the user's retries are used up.
+
+        Return the last response. Once the run stops, nothing is retried, and a user's first
+        request is not sent any more. Those that follow it are, but `grace` seconds after the time
+        that such requests share at most.
+        """
+        if budget is None:
+            budget = RetryBudget(self.settings.intercom.retries)
+        if budget.started:
+            # All requests for one user belong together.
+            response = self.send(request, grace=grace, fresh=fresh)
+        else:
+            response = self.send(request, budget=budget, fresh=fresh)
+        while self.should_retry(response, budget, is_final):
+            budget.used += 1
+            due = self.announce_retry(request, response, budget)
+            next_response = self.send(request, not_before=due, fresh=fresh)
+            self.waiting.pop(threading.get_ident(), None)
+            if next_response is UNSENT:
+                break  # the response before it says more about this user
+            response = next_response
+        return response
+
+    def should_retry(
+        self,
+        response: Response | NoResponse,
+        budget: RetryBudget,
+        is_final: Callable[[Response], bool],
+    ) -> bool:
+        if self.stop.is_set() or budget.is_used_up():
+            return False
+        if isinstance(response, NoResponse):
+            return not response.is_permanent
+        return not is_final(response)
+
+    def announce_retry(
+        self,
+        request: ApiRequest,
+        response: Response | NoResponse,
+        budget: RetryBudget,
+    ) -> float:
+        """Log a retry, show it in the progress line, and return when it is due."""
+        described = describe_response(response)
+        pause = max(self.settings.intercom.timeout, retry_pause(response))
+        due = time.monotonic() + pause
+        retry = RetryStatus(budget.used, budget.limit, due, described)
+        self.waiting[threading.get_ident()] = retry
+        log.warning(
+            "%s: %s; retrying in %.3g s (attempt %d of %d)",
+            request,
+            described,
+            pause,
+            budget.used,
+            budget.limit,
+        )
+        return due
+
+    # The workspace
+
+    def api_url(self, path: str) -> str:
+        """Return a URL of the API beside user_url, such as .../data_attributes."""
+        return self.url.rpartition("/")[0] + path
+
+    def me(self) -> Response | NoResponse:
+        """Ask once, without retries, whose credentials these are."""
+        parts = urlsplit(self.url)
+        return self.send(ApiRequest("GET", f"{parts.scheme}://{parts.netloc}/me"))
+
+    def first_page(self) -> Response | NoResponse:
+        """Ask once for one user, to see whether the API version and the URL are right."""
+        return self.send(ApiRequest("GET", f"{self.url}?per_page=1"))
+
+    def list_attributes(self, *, retry: bool) -> Response | NoResponse:
+        """Ask for the workspace's attributes of contacts, archived ones included.
+
+        https://developers.intercom.com/docs/references/rest-api/api.intercom.io/data-attributes
+        """
+        url = self.api_url("/data_attributes?model=contact&include_archived=true")
+        request = ApiRequest("GET", url)
+        if not retry:
+            return self.send(request)
+        return self.send_with_retries(request, is_attribute_list_or_refusal)
+
+    def create_attribute(self, name: str, data_type: str) -> Response | NoResponse:
+        request = ApiRequest(
+            "POST",
+            self.api_url("/data_attributes"),
+            {"name": name, "model": "contact", "data_type": data_type},
+            label=f"custom attribute {name}",
+        )
+        return self.send_with_retries(request, is_attribute_or_refusal)
+
+
+def is_passing_fault(response: Response) -> bool:
+    """Return whether an unexpected response may be a temporary failure."""
+    return classify(response, RequestContext()) is Verdict.RETRY
+
+
+def is_attribute_list(response: Response | NoResponse) -> TypeGuard[Response]:
+    if isinstance(response, NoResponse):
+        return False
+    return response.status == 200 and isinstance(response.json.get("data"), list)
+
+
+def is_attribute_list_or_refusal(response: Response) -> bool:
+    return is_attribute_list(response) or not is_passing_fault(response)
+
+
+def is_attribute_or_refusal(response: Response) -> bool:
+    is_attribute = response.status == 200 and "name" in response.json
+    return is_attribute or not is_passing_fault(response)
+
+
+def parse_attributes(response: Response) -> dict[str, WorkspaceAttribute]:
+    """Return the custom attributes of a response to GET /data_attributes, by name."""
+    attributes: dict[str, WorkspaceAttribute] = {}
+    for item in response.json["data"]:
+        if isinstance(item, dict) and item.get("custom"):
+            name = str(item.get("name"))
+            attribute = parse_attribute(item)
+            # The name of an archived attribute may have been given to a new one.
+            if not (attribute.is_archived and name in attributes):
+                attributes[name] = attribute
+    return attributes
+
+
+def parse_attribute(item: dict[str, Any]) -> WorkspaceAttribute:
+    options: tuple[str, ...] = ()
+    if isinstance(item.get("options"), list):
+        options = tuple(option_text(option) for option in item["options"])
+    data_type = str(item.get("data_type"))
+    if data_type in ("options", "list"):
+        data_type = "string"  # as lists of options are called in requests, and in Intercom itself
+    return WorkspaceAttribute(
+        data_type,
+        is_archived=bool(item.get("archived")),
+        is_writable=item.get("api_writable") is not False,
+        options=options,
+    )
+
+
+def option_text(option: object) -> str:
+    """Return the text of an option, which the API lists as a text or as an object."""
+    if isinstance(option, dict):
+        return str(option.get("value", option.get("label", "")))
+    return str(option)
+
+
+class AttributeReport:
+    """How the mapped custom attributes compare to those of the workspace."""
+
+    def __init__(
+        self, settings: Settings, existing: dict[str, WorkspaceAttribute]
+    ) -> None:
+        self.existing = existing
+        self.may_create = settings.intercom.create_attributes
+        self.missing: dict[str, tuple[str, ...]] = {}  # by name: the types it may have
+        self.problems: list[str] = []
+        self.options: dict[str, tuple[str, ...]] = {}
+        for mapping in settings.attribute_mappings:
+            self.compare(mapping.name, CELL_TYPES[mapping.type_name].intercom_types)
+        if self.missing and not self.may_create:
+            self.problems.append("set create_attributes = true to create missing ones")
+
+    def compare(self, name: str, types: tuple[str, ...]) -> None:
+        attribute = self.existing.get(name)
+        if attribute is None:
+            self.compare_missing(name, types)
+        elif problem := attribute.problem(types):
+            self.problems.append(f"{name} {problem}")
+        elif attribute.options:
+            self.options[name] = attribute.options
+
+    def compare_missing(self, name: str, types: tuple[str, ...]) -> None:
+        """Note a missing attribute, or the existing one that was probably meant."""
+        similar = [
+            each for each in self.existing if plain_name(each) == plain_name(name)
+        ]
+        if not self.may_create:
+            self.missing[name] = types
+            hint = ""
+            if similar:
+                hint = f"; did you mean {similar[0]}?"
+            self.problems.append(f"{name} is missing (expected {types[0]}{hint})")
+            return
+        for each in similar:
+            if each.casefold() == name.casefold():
+                # Intercom treats "Plan" and "plan" as two attributes, which is hardly intended.
+                self.problems.append(
+                    f"{name} differs from the existing {each} only in case; use one spelling in "
+                    "[custom_attributes]"
+                )
+                return
+        self.missing[name] = types
+
+
+def plain_name(name: str) -> str:
+    """Return an attribute's name without case and punctuation."""
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def check_attributes(client: IntercomClient, *, retry: bool) -> AttributeReport | None:
+    """Compare the mapped custom attributes with the workspace's, for /contacts.
+
+    Return None if there is nothing to compare, or the token may not read them. Raise RunAborted
+    if Intercom doesn't answer.
+    """
+    settings = client.settings
+    if not settings.uses_contacts or not settings.attribute_mappings:
+        return None
+    response = client.list_attributes(retry=retry)
+    if is_attribute_list(response):
+        return AttributeReport(settings, parse_attributes(response))
+    if status_of(response) in (403, 404):
+        # A token may be allowed to write contacts and not to read attributes. If one is missing,
+        # Intercom rejects its users, and says why.
+        return None
+    raise RunAborted(fatal_reason(response, settings))
+
+
+def attributes_problem(report: AttributeReport) -> str:
+    if not report.problems:
+        return ""
+    return f"custom attributes don't match the workspace: {'; '.join(report.problems)}"
+
+
+def create_missing_attributes(client: IntercomClient, report: AttributeReport) -> None:
+    """Create the missing custom attributes. Raise RunAborted if Intercom refuses one.
+
+    If it does, the list is read again: the answer to an earlier attempt may have been lost.
+    """
+    for name, types in report.missing.items():
+        response = client.create_attribute(name, types[0])
+        # A page with status 200 has created nothing.
+        if isinstance(response, Response) and response.json.get("name") == name:
+            log.info("created custom attribute %s (%s)", name, types[0])
+            continue
+        listed = client.list_attributes(retry=True)
+        attribute = None
+        if is_attribute_list(listed):
+            attribute = parse_attributes(listed).get(name)
+        if attribute is None or attribute.problem(types):
+            described = describe_response(response)
+            raise RunAborted(f"can't create custom attribute {name} ({described})")
+        log.info("custom attribute %s (%s) exists by now", name, attribute.data_type)
+
+
+@dataclass(eq=False)
+class Upload:
+    """A user to be sent, with the row it came from."""
+
+    row: Row
+    user: UserPayload
+    contact_id: str = ""  # Intercom's own, as remembered or from the row
+    digest: bytes = b""
+    label: str = field(init=False)  # what logs call it
+
+    def __post_init__(self) -> None:
+        name = next(name for name in IDENTITY_FIELDS if name in self.user)
+        self.label = f"line {self.row.line} {name}={self.user[name]}"
+
+    @property
+    def user_id(self) -> str:
+        return str(self.user.get("user_id", ""))
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def build_request(
+    upload: Upload, settings: Settings, contact_id: str, role: str = ""
+) -> ApiRequest:
+    """Return the request for a user; `contact_id` is blank if the contact isn't known."""
+    url = settings.intercom.user_url
+    if not settings.uses_contacts:
+        return ApiRequest("POST", url, upload.user, label=upload)
+    contact = to_contact(upload.user)
+    if not contact_id:
+        # Without a role, a contact that has only an e-mail address would be a lead.
+        contact = {"role": "user", **contact}
+        return ApiRequest("POST", url, contact, label=upload)
+    if role:
+        contact = {"role": role, **contact}
+    return ApiRequest("PUT", contact_url(settings, contact_id), contact, label=upload)
+
+
+def contact_url(settings: Settings, contact_id: str) -> str:
+    """Return the URL of a contact. A row's id may be `../users`, so dots are encoded too."""
+    encoded = quote(contact_id, safe="").replace(".", "%2E")
+    return f"{settings.intercom.user_url}/{encoded}"
+
+
+class ExistingContact(NamedTuple):
+    """A contact that already has the user_id or the e-mail address of a row."""
+
+    contact_id: str
+    is_archived: bool
+
+
+EXISTING_CONTACT = re.compile(
+    f"(archived )?contact matching those details already exists with id=({INTERCOM_ID.pattern})"
+)
+
+
+def find_existing_contact(response: Response | NoResponse) -> ExistingContact | None:
+    """Return the contact that a 409 names, or None if it isn't that kind of response."""
+    if not isinstance(response, Response) or response.status != 409:
+        return None
+    # Only in the JSON: a page that echoes such a sentence names no contact.
+    match = EXISTING_CONTACT.search(parse_errors(response).text)
+    if not match:
+        return None
+    return ExistingContact(match[2], is_archived=bool(match[1]))
+
+
+@dataclass
+class UpsertResult:
+    """How the requests for one user ended."""
+
+    response: Response | NoResponse
+    context: RequestContext = field(default_factory=RequestContext)
+    contact_id: str = ""
+    stale_contact_id: str = ""  # a remembered one that Intercom doesn't know any more
+    rejection: RowRejected | None = None  # decided here, not by a response
+    error: Exception | None = None  # unexpected, while there was no response to judge
+    started: float = 0.0  # time.monotonic() of the first attempt
+    is_unsent: bool = False  # the run stopped before the first request
+    is_first_response: bool = (
+        False  # about another user, before any about the right one
+    )
+
+
+class Upsert:
+    """Creates or updates one user, with all the requests that this takes.
+
+    https://developers.intercom.com/docs/references/rest-api/api.intercom.io/contacts
+    """
+
+    def __init__(self, client: IntercomClient, upload: Upload) -> None:
+        self.client = client
+        self.settings = client.settings
+        self.upload = upload
+        self.budget = RetryBudget(self.settings.intercom.retries)
+        self.contact_id = upload.contact_id
+        self.is_first_response = False
+
+    def run(self) -> UpsertResult:
+        is_remembered = self.contact_id != "" and "id" not in self.upload.user
+        stale_contact_id = ""
+        result = self.send_user()
+        if is_remembered and status_of(result.response) in (404, 409, 410):
+            # The remembered contact was merged, deleted, or belongs to somebody else by now.
+            stale_contact_id = self.contact_id
+            self.contact_id = ""
+            result = self.send_user()
+        if self.settings.uses_contacts and not self.contact_id:
+            # The 409 of a PUT names another contact, which has the new address of this one.
+            existing = find_existing_contact(result.response)
+            if existing:
+                result = self.update_existing(existing)
+        result.stale_contact_id = stale_contact_id
+        result.started = self.budget.started
+        result.is_unsent = not self.budget.started
+        return result
+
+    def send_user(self, role: str = "") -> UpsertResult:
+        """Send the user, up to three times if the response is about another user."""
+        request = build_request(self.upload, self.settings, self.contact_id, role)
+        context = RequestContext(
+            is_user_url=request.url == self.client.url,
+            has_own_id="id" in self.upload.user,
+            user_id=self.upload.user_id,
+        )
+        response = self.attempt(request, context)
+        for _ in range(MAX_WRONG_USER_ATTEMPTS - 1):
+            if classify(response, context) is not Verdict.WRONG_USER:
+                break
+            log.warning("%s: the response is about another user", self.upload)
+            if not self.client.has_responded:
+                # Every response may be another user's. The run has to stop.
+                self.is_first_response = True
+            if self.is_first_response or self.client.stop.is_set():
+                break
+            response = self.attempt(request, context, fresh=True)
+        if isinstance(response, Response):
+            # From now on, a response about another user is an exception.
+            self.client.has_responded = True
+        return self.result(response, context)
+
+    def attempt(
+        self, request: ApiRequest, context: RequestContext, *, fresh: bool = False
+    ) -> Response | NoResponse:
+        return self.client.send_with_retries(
+            request,
+            lambda response: classify(response, context) is not Verdict.RETRY,
+            budget=self.budget,
+            fresh=fresh,
+        )
+
+    def result(
+        self, response: Response | NoResponse, context: RequestContext
+    ) -> UpsertResult:
+        contact_id = self.contact_id
+        if is_person(response):
+            contact_id = person_id(response) or contact_id
+        return UpsertResult(
+            response,
+            context,
+            contact_id,
+            is_first_response=self.is_first_response,
+        )
+
+    def update_existing(self, existing: ExistingContact) -> UpsertResult:
+        """Update the contact that Intercom found by the row's details, if it is the row's own."""
+        self.contact_id = existing.contact_id
+        if existing.is_archived and not self.settings.intercom.unarchive:
+            return self.rejected(
+                "archived contact",
+                f"contact {self.contact_id} is archived; "
+                "set [intercom] unarchive = true to restore it",
+            )
+        if existing.is_archived:
+            restored = self.ask("POST", "/unarchive")
+            if not is_person(restored):
+                return self.result(restored, RequestContext(is_user_url=False))
+        if self.upload.user_id and "email" not in self.upload.user:
+            return (
+                self.send_user()
+            )  # Intercom can only have found it by its own user_id
+        found = self.ask("GET")
+        if not is_person(found) or self.is_somebody_elses(found):
+            return self.leave_existing(existing, found)
+        if found.json.get("role") == "lead":
+            # A lead had only used the messenger; its e-mail address is now that of a user.
+            return self.send_user(role="user")
+        return self.send_user()
+
+    def is_somebody_elses(self, contact: Response) -> bool:
+        """Return whether a contact is another user's, who has the same e-mail address."""
+        if contact.json.get("role") == "lead":
+            return False  # a lead's external_id is made up by Intercom
+        user_id = self.upload.user_id
+        other_id = contact.json.get("external_id")
+        return bool(user_id and other_id) and str(other_id) != user_id
+
+    def leave_existing(
+        self, existing: ExistingContact, found: Response | NoResponse
+    ) -> UpsertResult:
+        """Don't import the row. If its contact was restored to compare it, archive it again."""
+        note = ""
+        if existing.is_archived and not self.archive_again():
+            note = (
+                f"contact {self.contact_id} had been archived, was restored to compare it, and "
+                "could not be archived again: archive it in Intercom"
+            )
+            log.warning("%s: %s", self.upload, note)
+        if not is_person(found):
+            return self.result(found, RequestContext(is_user_url=False))
+        message = (
+            f"the e-mail address belongs to contact {self.contact_id} with external_id "
+            f"{found.json.get('external_id')}, not {self.upload.user_id}"
+        )
+        if note:
+            message += f"; {note}"
+        return self.rejected("e-mail address of another contact", message)
+
+    def archive_again(self) -> bool:
+        """Archive the contact again, even if the run has stopped; return whether it is."""
+        return is_person(self.ask("POST", "/archive", grace=CLEAN_UP_TIME))
+
+    def ask(
+        self, method: str, path: str = "", *, grace: float = 0.0
+    ) -> Response | NoResponse:
+        """Send a request about the existing contact, within the retries of this user."""
+        payload: UserPayload | None = None
+        if method == "POST":
+            payload = {}
+        url = contact_url(self.settings, self.contact_id) + path
+        response = self.client.send_with_retries(
+            ApiRequest(method, url, payload, label=self.upload),
+            self.is_final,
+            budget=self.budget,
+            grace=grace,
+        )
+        if is_person(response) and not self.is_about_contact(response):
+            # Comparing it might let this row overwrite another contact.
+            return NoResponse("the response is about another contact")
+        return response
+
+    def is_final(self, response: Response) -> bool:
+        if is_person(response):
+            return self.is_about_contact(response)
+        return not is_passing_fault(response)
+
+    def is_about_contact(self, person: Response) -> bool:
+        return person_id(person) in ("", self.contact_id)
+
+    def rejected(self, category: str, message: str) -> UpsertResult:
+        """Return a rejection for a reason that isn't in a single response."""
+        result = UpsertResult(NoResponse(message))
+        result.rejection = RowRejected(category, message)
+        return result
+
+
+def status_of(response: Response | NoResponse) -> int | None:
+    if isinstance(response, Response):
+        return response.status
+    return None
+
+
+#### Sync state
+
+SQLITE_BUSY_TIMEOUT = 5.0  # seconds to wait for another program's lock
+# Identifies state files among SQLite files. It has to change if the tables do.
+STATE_APPLICATION_ID = 0x49435331
+STATE_VERSION = 1  # 0: version 1.1 wrote it, which kept no marker of accepted users
+# With a write-ahead log, saving a user costs no fsync, and kill -9 loses nothing that was saved.
 STATE_SCHEMA = f"""
 PRAGMA journal_mode = WAL;
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS users (key BLOB PRIMARY KEY, digest BLOB, id TEXT, email BLOB);
 CREATE INDEX IF NOT EXISTS users_by_id ON users (id);
 CREATE INDEX IF NOT EXISTS users_by_email ON users (email);
-PRAGMA application_id = {STATE_FORMAT};
+PRAGMA application_id = {STATE_APPLICATION_ID};
+PRAGMA user_version = {STATE_VERSION};
 COMMIT
 """
+# Stored under this key once Intercom has accepted a user. Digests don't tell: they are cleared
+# whenever a user is sent again. No user has this key, as those begin with "user_id=" and the like.
+ACCEPTED_MARKER = "\0accepted"
 
 
-class SentUsers:
-    """Of each user, a digest of what Intercom last accepted, and Intercom's own id of it.
+class RememberedUser(NamedTuple):
+    """A user's record in the state file."""
 
-    Apart for each user_url and credentials. What isn't certain is forgotten: a digest goes before
-    its user is sent anew, and when another row turns out to be the same user of Intercom's.
+    digest: bytes  # b"" if it isn't certain what Intercom has
+    contact_id: str
+
+
+class SyncState:
+    """Remembers a digest of what Intercom last accepted for each user, and the contact's id.
+
+    It is separate for each user_url and credentials. When in doubt it forgets: a digest is cleared
+    before its user is sent again, or when another row turns out to be the same contact.
     """
 
-    def __init__(self, settings: Settings, write: bool, stop: Callable[[str], None]) -> None:
-        self.stop = stop
-        self.path = Path(settings.intercom_state_file).absolute()
-        self.scope = f"{settings.intercom_user_url}\0{settings.authorization}\0".encode()
-        # Without `write`, not even SQLite's own files are made beside it.
-        is_whole = not Path(f"{self.path}-wal").exists()
-        mode = "rwc" if write else "ro&immutable=1" if is_whole else "ro"
+    def __init__(self, settings: Settings, *, write: bool) -> None:
+        self.path = Path(settings.intercom.state_file).absolute()
+        # Part of every key, and only as a hash: the file contains no credentials.
+        namespace = f"{settings.intercom.user_url}\0{settings.authorization}\0"
+        self.namespace = namespace.encode()
+        self.has_marker = False
+        self.snapshot_folder: tempfile.TemporaryDirectory[str] | None = None
         try:
-            if write:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            uri = f"{self.path.as_uri()}?mode={mode}"
-            how: Any = {"timeout": BUSY_TIMEOUT, "isolation_level": None, "uri": True}
-            self.database = sqlite3.connect(uri, **how)
-        except (OSError, sqlite3.Error) as error:
-            raise StopRun(f"the state file {self.path} can't be opened: {error}") from None
+            self.database = self.connect(write=write)
+        except (OSError, ValueError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunAborted(
+                f"can't open the state file {self.path}: {reason}; check [intercom] state_file"
+            ) from None
+        try:
+            self.prepare(write=write)
+        finally:
+            # SQLite has its files open now. Except on Windows, they need no names any more, so that
+            # nothing of them is left even if Ctrl-C ends the process.
+            self.remove_snapshot()
+
+    def connect(self, *, write: bool) -> sqlite3.Connection:
+        """Open the database. Without `write`, SQLite leaves no file of its own next to it."""
+        options = "mode=rwc"
+        path = self.path
+        if write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif Path(f"{path}-wal").exists():
+            # A run was killed, or is in progress. To read the log that is left, SQLite creates a
+            # -shm file next to it.
+            path = self.copy_with_log()
+        else:
+            # Otherwise SQLite would create both files only to find out that there is no log.
+            options = "mode=ro&immutable=1"
+        uri = f"{path.as_uri()}?{options}"
+        return sqlite3.connect(
+            uri, uri=True, timeout=SQLITE_BUSY_TIMEOUT, isolation_level=None
+        )
+
+    def copy_with_log(self) -> Path:
+        """Copy the database and its write-ahead log to a temporary folder."""
+        self.snapshot_folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        copy = Path(self.snapshot_folder.name, "state")
+        shutil.copyfile(self.path, copy)
+        shutil.copyfile(f"{self.path}-wal", f"{copy}-wal")
+        return copy
+
+    def remove_snapshot(self) -> None:
+        if self.snapshot_folder:
+            self.snapshot_folder.cleanup()
+
+    def prepare(self, *, write: bool) -> None:
+        """Create the tables in a new file. Raise RunAborted if it's another kind of file."""
         self.execute("PRAGMA synchronous = NORMAL")
         is_new = write and self.execute("SELECT count(*) FROM sqlite_master") == (0,)
-        for statement in STATE_SCHEMA.split(";") if is_new else ():
-            self.execute(statement)
-        if self.execute("PRAGMA application_id") != (STATE_FORMAT,):
-            stop(f"{self.path} is no state file of this version; see [intercom] state_file")
+        if is_new:
+            for statement in STATE_SCHEMA.split(";"):
+                self.execute(statement)
+        if self.execute("PRAGMA application_id") != (STATE_APPLICATION_ID,):
+            raise RunAborted(
+                f"{self.path} is not a state file, or is from another version; "
+                "check [intercom] state_file"
+            )
+        # A damaged schema shows here, before the first user is sent.
+        self.execute("SELECT key, digest, id, email FROM users LIMIT 1")
+
+    def close(self) -> None:
+        """Close the database, with all that was saved in its main file."""
+        with contextlib.suppress(sqlite3.Error):
+            self.database.close()
+        self.remove_snapshot()
 
     def execute(self, statement: str, *values: object) -> Any:
-        """The first row of the result; where the state can't be relied on, the run is to stop.
-
-        It doesn't raise, as the requests under way have to be counted first.
-        """
+        """Return the first row of the result. Raise RunAborted if the file can't be relied on."""
         try:
             return self.database.execute(statement, values).fetchone()
         except sqlite3.Error as error:
-            damaged = re.search("malformed|no such|corrupt", str(error))
-            advice = "; delete it, and every user is sent once more" if damaged else ""
-            self.stop(f"the state file {self.path}: {error}{advice}")
-            return None
+            advice = ""
+            if re.search(
+                "malformed|no such|corrupt|not a database|has no column", str(error)
+            ):
+                # It may be another program's file, so deleting it isn't the first advice.
+                advice = (
+                    "; check [intercom] state_file, or delete it if it is damaged: the next run "
+                    "will then send every user again"
+                )
+            raise RunAborted(f"the state file {self.path}: {error}{advice}") from None
 
     def key(self, identity: str) -> bytes:
-        return hashlib.sha256(self.scope + identity.encode()).digest()
+        return hashlib.sha256(self.namespace + identity.encode()).digest()
 
-    def recall(self, job: Job) -> tuple[bytes, str]:
-        """The digest and Intercom's id of a user; blank where they aren't known."""
+    def remembers_accepted_users(self) -> bool:
+        """Return whether Intercom has accepted users before, with these credentials and URL.
+
+        A file of version 1.1 has no marker and doesn't tell whose its users are, so any counts.
+        """
+        marker = self.execute(
+            "SELECT 1 FROM users WHERE key = ?", self.key(ACCEPTED_MARKER)
+        )
+        if marker:
+            return True
+        if self.execute("PRAGMA user_version") != (0,):
+            return False
+        return self.execute("SELECT 1 FROM users WHERE length(digest) > 0") is not None
+
+    def load(self, user: UserPayload) -> RememberedUser:
         statement = "SELECT digest, id FROM users WHERE key = ?"
-        return self.execute(statement, self.key(job.identities[0])) or (b"", "")
+        found = self.execute(statement, self.key(identity_key(user)))
+        if not found:
+            return RememberedUser(b"", "")
+        digest, contact_id = found
+        return RememberedUser(digest or b"", contact_id or "")
 
-    def forget(self, job: Job) -> None:
-        """Void all that sending it may change: it is looked up by id, then user_id, then email."""
-        keys = [self.key(identity) for identity in job.identities]
-        email_key = None if "user_id" in job.user else keys[0]  # NULL, which equals nothing
-        where = f"key IN ({', '.join('?' * len(keys))}) OR email = ? OR id = ?"
-        statement = f"UPDATE users SET digest = x'' WHERE {where}"  # noqa: S608
-        self.execute(statement, *keys, email_key, job.user.get("id"))
+    def invalidate(self, user: UserPayload) -> None:
+        """Clear every digest that sending this user may make wrong.
 
-    def forget_id(self, intercom_id: str) -> None:
-        """Intercom doesn't know this id any more."""
-        self.execute("DELETE FROM users WHERE id = ?", intercom_id)
+        Intercom matches by id, then user_id, then e-mail address. This comes before the request:
+        if its response is lost, the user's state in Intercom is unknown.
+        """
+        keys = [self.key(identity) for identity in identity_keys(user)]
+        email_key = None  # NULL, which equals nothing
+        if "user_id" not in user:
+            email_key = keys[0]
+        placeholders = ", ".join("?" * len(keys))
+        self.execute(
+            "UPDATE users SET digest = x'' "  # noqa: S608 - only question marks are put in
+            f"WHERE key IN ({placeholders}) OR email = ? OR id = ?",
+            *keys,
+            email_key,
+            user.get("id"),
+        )
 
-    def remember(self, job: Job, intercom_id: str) -> None:
-        """What Intercom has accepted; other entries of the same user of Intercom's are void."""
-        if intercom_id:
-            self.forget_id(intercom_id)
-        emails = (self.key(name) for name in job.identities if name.startswith("email="))
-        values = self.key(job.identities[0]), job.digest, intercom_id or None, next(emails, None)
-        self.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)", *values)
+    def delete_contact(self, contact_id: str) -> None:
+        """Delete the record of a contact that no longer exists."""
+        self.execute("DELETE FROM users WHERE id = ?", contact_id)
+
+    def save(self, upload: Upload, contact_id: str) -> None:
+        """Save an accepted user, replacing other records of the same contact.
+
+        A user may be known by user_id in one file and by e-mail address in another: with both
+        records, the older one would hide that the other file has changed the contact since.
+        """
+        if not self.has_marker:
+            self.execute(
+                "INSERT OR REPLACE INTO users VALUES (?, x'', NULL, NULL)",
+                self.key(ACCEPTED_MARKER),
+            )
+            self.has_marker = True
+        if contact_id:
+            self.delete_contact(contact_id)
+        email_key = None
+        if "email" in upload.user:
+            email_key = self.key(f"email={upload.user['email'].lower()}")
+        self.execute(
+            "INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)",
+            self.key(identity_key(upload.user)),
+            upload.digest,
+            contact_id or None,
+            email_key,
+        )
 
 
-#### Telling people
+def open_state(settings: Settings, *, write: bool) -> SyncState | None:
+    """Open the state file if skip_unchanged is on and, when read-only, the file exists."""
+    if not settings.intercom.skip_unchanged:
+        return None
+    if not write:
+        try:
+            exists = Path(settings.intercom.state_file).stat().st_size > 0
+        except (OSError, ValueError):
+            exists = False
+        if not exists:
+            return None
+    return SyncState(settings, write=write)
 
-TIME_IN_NAME = "%Y-%m-%dT%H-%M-%S"  # no colons, which Windows refuses
+
+def recall_upload(upload: Upload, state: SyncState, settings: Settings) -> bool:
+    """Recall the contact's id, and return whether the user is as it was last sent."""
+    upload.digest = hashlib.sha256(JSON_ENCODER.encode(upload.user).encode()).digest()
+    remembered = state.load(upload.user)
+    if settings.uses_contacts and not upload.contact_id:
+        upload.contact_id = remembered.contact_id
+    if any(upload.user.get(name) for name in FIELDS_WITH_SIDE_EFFECTS):
+        return False
+    return remembered.digest == upload.digest
+
+
+#### Logging and notices
+
+TIME_IN_NAME = "%Y-%m-%dT%H-%M-%S"  # without colons, which Windows doesn't allow
+# Only these are ever removed; whatever else is in the folder belongs to somebody else.
 LOG_NAME = re.compile(r"([0-9-]{10}T[0-9-]{8})(-\d+)?_(debug|error)\.log")
-NOTICE_TIMES = (1.0, 2.0)  # seconds to connect, and for an answer: three tries take ten at most
-NOTICE_LENGTH = 4000  # characters; Hipchat takes 10,000
-SIGNS = {"green": ":white_check_mark:", "red": ":x:", "yellow": ":hourglass_flowing_sand:"}
+NOTICE_TIME = 10.0  # seconds in all, whatever name servers and servers do
+NOTICE_ATTEMPTS = 3
+NOTICE_PAUSES = (1.0, 4.0)  # seconds after the first and the second attempt
+MIN_ATTEMPT_TIME = 1.0  # seconds
+MAX_NOTICE_LENGTH = 8000  # characters; Hipchat allows 10,000
+MAX_NOTICE_LINE = 2000
+NOTICE_END = 4  # lines at the end that are never left out: they say where the rest is
+# Slack's messages have no color, so an emoji shows at a glance how a run ended.
+EMOJI = {
+    "green": ":white_check_mark:",
+    "red": ":x:",
+    "yellow": ":hourglass_flowing_sand:",
+}
 SERVICES = ("Hipchat", "Slack")
-CONSOLE = logging.StreamHandler()  # stands in for the logs until the end is told
+COLORS = {"green": "\x1b[32m", "yellow": "\x1b[33m", "red": "\x1b[31m"}
 
 
-def echo(text: object, stream: TextIO | None) -> None:
-    """Print a line; a screen that has gone away is no error."""
+def echo(text: object, stream: TextIO | None, color: str = "") -> None:
+    """Print a line, in color on a terminal. Ignore a closed stream."""
+    line = redact(text)
+    if color and uses_color(stream):
+        line = f"{COLORS[color]}{line}\x1b[0m"
     try:
-        print(redact(text), file=stream or io.StringIO(), flush=True)
+        with progress_line_hidden(stream):
+            print(line, file=stream or io.StringIO(), flush=True)
     except (OSError, ValueError):
-        drop(stream)
+        # The terminal or the reader of the pipe is gone. The import matters more than its output.
+        discard_stream(stream)
 
 
-def drop(stream: TextIO | None) -> None:
-    """Throw away what is still written to a stream whose reader has gone."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno() if stream else -1)
+def uses_color(stream: TextIO | None) -> bool:
+    """Return whether the stream is a terminal that shows colors (https://no-color.org)."""
+    if not is_terminal(stream) or os.environ.get("NO_COLOR"):
+        return False
+    # Older consoles of Windows print the escape codes; the Windows Terminal sets this variable.
+    return os.name != "nt" or "WT_SESSION" in os.environ
 
 
-def create(folder: str | Path, name: str, ending: str, **how: Any) -> TextIO:
-    """A new file, in a folder that is made where it is missing."""
+def is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return bool(stream and stream.isatty() and os.environ.get("TERM") != "dumb")
+    except ValueError:  # it is closed
+        return False
+
+
+def discard_stream(stream: Any) -> None:
+    """Redirect a broken stream to the null device, so that Python doesn't fail to flush it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def create_unique(folder: str | Path, name: str, ending: str) -> Path:
+    """Create a new file with a unique name, and the folder if needed. Return the file's path."""
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        path = folder / f"{name}{f'-{number}' if number > 1 else ''}{ending}"
-        with contextlib.suppress(FileExistsError):
-            file: TextIO = open(path, "x", **how)
-            return file
-    raise AssertionError
+    path = folder / f"{name}{ending}"
+    number = 1
+    while True:
+        try:
+            # Unlike a look whether it exists, this can't give two runs the same file.
+            path.open("x").close()
+            return path
+        except FileExistsError:
+            number += 1
+            path = folder / f"{name}-{number}{ending}"
 
 
+# Many lines are logged in each second, and strftime takes longer than all the rest of a line.
 @lru_cache(1)
-def local_time(second: int) -> str:
+def format_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
 
 
-class SafeFormatter(logging.Formatter):
-    """A line for each record, whatever its text holds; the lines of a traceback are marked."""
+class RedactingFormatter(logging.Formatter):
+    """Formats each record as one redacted line; the lines of a traceback are prefixed."""
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = f"{local_time(int(record.created))}.{int(record.msecs):03}"
-        line = f"{moment} {record.levelname} {redact(record.getMessage())}"
-        trace = self.formatException(record.exc_info).split("\n") if record.exc_info else []
-        return "\n".join([line, *(f"    | {redact(part)}" for part in trace)])
+        moment = f"{format_second(int(record.created))}.{int(record.msecs):03}"
+        lines = [f"{moment} {record.levelname} {redact(record.getMessage())}"]
+        if record.exc_info:
+            # Its lines are marked, so that no exception's text can pass for a line of its own.
+            trace = self.formatException(record.exc_info)
+            lines += [f"    | {redact(line)}" for line in trace.split("\n")]
+        return "\n".join(lines)
 
 
-class LogFile(logging.StreamHandler):  # type: ignore[type-arg]  # 3.10 takes none
-    """A log file; where its disk fails, the screen says so once and the run goes on."""
+class ConsoleHandler(logging.Handler):
+    """Prints warnings and errors if there are no log files."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        echo(self.format(record), sys.stderr)
+
+
+CONSOLE_HANDLER = ConsoleHandler(logging.WARNING)
+
+
+class LogFileHandler(logging.FileHandler):
+    """A log file that reports a write error once and lets the run continue."""
 
     def handleError(self, record: logging.LogRecord) -> None:
+        # logging would print a traceback here, for each of the records to come.
         logging.getLogger().removeHandler(self)
-        echo(f"the log can't be written any more: {sys.exc_info()[1]}", sys.stderr)
-        drop(self.stream)
+        error = sys.exc_info()[1]
+        reason = getattr(error, "strerror", None) or error
+        echo(
+            f"export_csv.py: can't write to the log {self.baseFilename}: {reason}; "
+            "the import continues without it",
+            sys.stderr,
+        )
+        discard_stream(self.stream)
 
 
 def open_logs(settings: Settings, started: datetime) -> Path | None:
-    """The path of the error log; None without logs, when the console gets warnings and errors."""
-    files: list[TextIO] = []
-    try:
-        for ending in ("_debug.log", "_error.log") if settings.log_use_logs else ():
-            stamp = f"{started:{TIME_IN_NAME}}"
-            files.append(create(settings.log_folder, stamp, ending, encoding="utf-8"))
-    except OSError as error:
-        raise StopRun(f"[log] folder {settings.log_folder}: {error.strerror}") from None
-    for handler in map(LogFile, files) if files else [CONSOLE]:
-        handler.setFormatter(SafeFormatter())
-        if handler.stream in files[1:]:
-            handler.setLevel("WARNING")
-        logging.getLogger().addHandler(handler)
+    """Open the log files. Return the error log's path, or None if logs go to the console.
+
+    Raise RunAborted if they can't be created.
+    """
+    # The libraries' warnings go to the same files, but not their debug messages: urllib3 and
+    # botocore log whole requests, tokens included.
+    root = logging.getLogger()
     log.setLevel("DEBUG")
-    # What no line shows is not looked up: https://docs.python.org/3/howto/logging.html#optimization
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None
-    logging.captureWarnings(True)
-    return Path(files[-1].name) if files else None
+    if not settings.log.use_logs:
+        CONSOLE_HANDLER.setFormatter(RedactingFormatter())
+        root.addHandler(CONSOLE_HANDLER)
+        return None
+    stamp = f"{started:{TIME_IN_NAME}}"
+    try:
+        debug_log = create_unique(settings.log.folder, stamp, "_debug.log")
+        error_log = create_unique(settings.log.folder, stamp, "_error.log")
+        handlers = [
+            LogFileHandler(path, encoding="utf-8") for path in (debug_log, error_log)
+        ]
+    except OSError as error:
+        raise RunAborted(
+            f"can't write to [log] folder {settings.log.folder}: {error.strerror}"
+        ) from None
+    handlers[1].setLevel("WARNING")
+    for handler in handlers:
+        handler.setFormatter(RedactingFormatter())
+        root.addHandler(handler)
+    return error_log
 
 
 def remove_old_logs(settings: Settings, now: datetime) -> None:
-    """Remove this program's logs from before [log] keep_days, told by the time in their names."""
+    """Delete logs older than [log] keep_days, by the time in their names."""
     try:
-        for path in sorted(Path(settings.log_folder).iterdir()):
-            name, written = LOG_NAME.fullmatch(path.name), now
-            with contextlib.suppress(ValueError):  # a name that holds no date
-                written = datetime.strptime(name[1], TIME_IN_NAME) if name else now
-            days = (now.replace(microsecond=0) - written) / timedelta(days=1)
-            if days > settings.log_keep_days and path.is_file():
+        for path in sorted(Path(settings.log.folder).iterdir()):
+            written = log_time(path.name)
+            if not written:
+                continue
+            # The names have whole seconds; keep_days = 0 must not remove this run's own logs.
+            age = now.replace(microsecond=0) - written
+            if age / timedelta(days=1) > settings.log.keep_days and path.is_file():
                 path.unlink()
-                log.debug("%s is older than [log] keep_days: removed", path.name)
+                log.debug("removed %s (older than [log] keep_days)", path.name)
     except OSError as error:
-        log.warning("old logs can't be removed: %s", error)
+        log.warning("can't remove old logs: %s", error)
+
+
+def log_time(name: str) -> datetime | None:
+    """Return the time in the name of one of this program's logs, or None if it isn't one."""
+    match = LOG_NAME.fullmatch(name)
+    if not match:
+        return None
+    try:
+        return datetime.strptime(match[1], TIME_IN_NAME)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
+class NoticeRequest:
+    """A notice in the form that a chat service expects."""
+
+    service: str
+    url: str
+    content_type: str
+    body: str
+
+
+def hipchat_request(settings: Settings, text: str, color: str) -> NoticeRequest:
+    """Return the request for API version 1 of Hipchat.
+
+    Hipchat itself was closed in 2019; api_url is for servers that still speak its language.
+    """
+    query = {"format": "json", "auth_token": settings.hipchat.api_key}
+    form = {
+        "room_id": settings.hipchat.room_id,
+        "from": settings.hipchat.sender,
+        # A reason may contain "@all". (The @ of an e-mail address mentions nobody.)
+        "message": re.sub(r"(?<!\w)@", "@ ", text),
+        "message_format": "text",
+        "color": color,
+    }
+    return NoticeRequest(
+        "Hipchat",
+        f"{settings.hipchat.api_url.rstrip('/')}/rooms/message?{urlencode(query)}",
+        "application/x-www-form-urlencoded",
+        urlencode(form),
+    )
+
+
+def slack_request(settings: Settings, text: str, color: str) -> NoticeRequest:
+    """Return the request for an incoming webhook.
+
+    https://docs.slack.dev/messaging/formatting-message-text#escaping
+    """
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    message = {"text": f"{EMOJI[color]} {escaped}"}
+    for key in ("channel", "username", "icon_url", "icon_emoji"):
+        if value := getattr(settings.slack, key):
+            message[key] = value
+    return NoticeRequest(
+        "Slack", settings.slack.webhook_url, "application/json", json.dumps(message)
+    )
+
+
+def is_delivered(response: Response | NoResponse) -> bool:
+    """Return whether the chat service itself accepted the notice.
+
+    Captive portals answer 200 with a page, and Slack's gateways 200 with {"ok": false}.
+    """
+    if isinstance(response, NoResponse) or not 200 <= response.status < 300:
+        return False
+    if response.json.get("ok") is False or response.json.get("success") is False:
+        return False
+    # Slack's "ok" is text/html too, but has no tag in it.
+    is_page = response.content_type == "text/html" and b"<" in response.body
+    return not is_page and not response.body.lstrip().startswith(b"<")
+
+
+def describe_notice_response(response: Response | NoResponse) -> str:
+    if isinstance(response, NoResponse):
+        return response.reason
+    return response.describe_foreign()
+
+
+class NoticeDelivery:
+    """Delivers one notice, with up to three attempts, in a thread of its own.
+
+    The thread is abandoned if a DNS lookup hangs: nothing interrupts getaddrinfo.
+    """
+
+    def __init__(self, request: NoticeRequest, stop: StopSignal) -> None:
+        self.request = request
+        self.stop = stop
+        self.deadline = time.monotonic() + NOTICE_TIME
+        self.failure = f"no response within {NOTICE_TIME:.0f} seconds"
+        self.is_delivered = False
+        self.thread = threading.Thread(target=self.deliver, daemon=True)
+        self.thread.start()
+
+    def deliver(self) -> None:
+        try:
+            self.try_all()
+        except Exception as error:  # the notice is less important than the run
+            self.failure = describe_unexpected(error)
+
+    def try_all(self) -> None:
+        client = HttpClient(
+            self.request.url, {"Content-Type": self.request.content_type}
+        )
+        for attempt in range(1, NOTICE_ATTEMPTS + 1):
+            response = client.request(
+                "POST",
+                self.request.url,
+                self.request.body.encode(),
+                timeout=self.seconds_for(attempt),
+                fresh=True,  # the service may have closed the connection during the pause
+            )
+            if is_delivered(response):
+                self.is_delivered = True
+                return
+            self.failure = describe_notice_response(response)
+            log.warning(
+                "%s notice failed (attempt %d of %d): %s",
+                self.request.service,
+                attempt,
+                NOTICE_ATTEMPTS,
+                self.failure,
+            )
+            if attempt == NOTICE_ATTEMPTS or not self.pause(attempt, response):
+                return
+
+    def seconds_for(self, attempt: int) -> float:
+        """Return how long an attempt may take, so that there is time for those after it.
+
+        If nobody answers, the attempts end after 2.5, 4.75 and 10 seconds.
+        """
+        time_left = self.deadline - time.monotonic()
+        share = time_left - sum(NOTICE_PAUSES[attempt - 1 :])
+        if attempt < NOTICE_ATTEMPTS:
+            share /= 2
+        return max(share, min(time_left, MIN_ATTEMPT_TIME))
+
+    def pause(self, attempt: int, response: Response | NoResponse) -> bool:
+        """Wait before the next attempt; return False if there is none.
+
+        After a signal, a notice is tried only once: somebody waits for the process to end.
+        """
+        seconds = NOTICE_PAUSES[attempt - 1]
+        if isinstance(response, Response):
+            seconds = max(seconds, seconds_of_retry_after(response))
+        due = time.monotonic() + seconds
+        if due >= self.deadline:
+            return False
+        while not self.stop.signum and (left := due - time.monotonic()) > 0:
+            time.sleep(min(POLL_INTERVAL, left))
+        return not self.stop.signum
+
+    def wait(self, *, is_end: bool) -> bool:
+        """Return whether it was delivered; don't wait once the run has to stop before its end."""
+        while self.thread.is_alive() and time.monotonic() < self.deadline:
+            # The start notice isn't worth a delay of the end.
+            if self.stop.is_set() and not is_end:
+                self.failure = "the run stopped before there was a response"
+                break
+            self.thread.join(POLL_INTERVAL)
+        return self.is_delivered
+
+
+def fit_notice(lines: list[str]) -> str:
+    """Return the text of a notice. If it is too long, lines before the last few are left out."""
+    shown = [shorten(redact(line), MAX_NOTICE_LINE) for line in lines]
+    while len("\n".join(shown)) > MAX_NOTICE_LENGTH:
+        del shown[-NOTICE_END - 1]
+    return "\n".join(shown)
 
 
 def notify(
     settings: Settings,
     lines: list[str],
     color: str,
+    stop: StopSignal,
+    *,
     services: Iterable[str] = SERVICES,
-    screen: TextIO | None = None,
+    is_end: bool = True,
+    stream: TextIO | None = None,
 ) -> bool:
-    """Tell Hipchat, in `color`, and Slack, where they are used; whether all of them took it.
+    """Post to Hipchat and Slack if enabled; return whether all succeeded.
 
-    A notice that fails is said on the screen, standard error, and logged, and that is all.
-    https://api.slack.com/messaging/webhooks
+    Failures are printed (to standard error, or `stream`) and logged, but never raised.
     """
-    # What each service is posted.
-    text = "\n".join(map(redact, lines))[:NOTICE_LENGTH]
-    posts: dict[str, tuple[str, str, str]] = {}
-    if settings.hipchat_use_hipchat and "Hipchat" in services:
-        query = {"format": "json", "auth_token": settings.hipchat_api_key}
-        url = f"{settings.hipchat_api_url.rstrip('/')}/rooms/message?{urlencode(query)}"
-        form = {"room_id": settings.hipchat_room_id, "from": settings.hipchat_from}
-        calm = re.sub(r"(?<!\w)@", "@ ", text)  # which calls nobody
-        form |= {"message": calm, "message_format": "text", "color": color}
-        posts["Hipchat"] = url, "application/x-www-form-urlencoded", urlencode(form)
-    if settings.slack_use_slack and "Slack" in services:
-        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        extras = ("channel", "username", "icon_url", "icon_emoji")
-        message = {key: value for key in extras if (value := getattr(settings, f"slack_{key}"))}
-        message["text"] = f"{SIGNS[color]} {escaped}"
-        posts["Slack"] = settings.slack_webhook_url, "application/json", json.dumps(message)
-    # Three tries each.
-    all_took_it = True
-    for name, (url, content_type, body) in posts.items():
-        server = Server(url, {"Content-Type": content_type}, NOTICE_TIMES)
-        for attempt in (1, 2, 3):
-            time.sleep(0.4 if attempt > 1 else 0)
-            answer = server.exchange("POST", url, body.encode())
-            if 200 <= answer.status < 300:
-                break
-            log.warning("the notice to %s failed, try %d of 3: %s", name, attempt, answer)
-        else:
-            all_took_it = False
-            what = f"export_csv.py: the notice to {name} failed three times: {answer}"
-            echo(what, screen or sys.stderr)
-    return all_took_it
+    text = fit_notice(lines)
+    # Both at the same time: if none answers, that costs ten seconds, not twenty.
+    deliveries = []
+    if settings.hipchat.use_hipchat and "Hipchat" in services:
+        deliveries.append(NoticeDelivery(hipchat_request(settings, text, color), stop))
+    if settings.slack.use_slack and "Slack" in services:
+        deliveries.append(NoticeDelivery(slack_request(settings, text, color), stop))
+    all_delivered = True
+    for delivery in deliveries:
+        if not delivery.wait(is_end=is_end):
+            all_delivered = False
+            echo(
+                f"export_csv.py: {delivery.request.service} notice failed: {delivery.failure}",
+                stream or sys.stderr,
+            )
+    return all_delivered
 
 
-#### A run, and what stops it
+#### Progress
 
-LAST_REQUEST = "stopping after the request under way; once more ends it at once, with rows lost"
-
-
-@dataclass
-class Run:
-    """What a run is about, and what stops it."""
-
-    settings: Settings
-    problems: dict[str, str]  # of the settings, by place
-    config: Path
-    arguments: argparse.Namespace
-    started: datetime
-    began: float = field(default_factory=time.monotonic)
-    error_log: Path | None = None
-    survey: Survey | None = None  # of the file, from when it has been looked at
-    ledger: Ledger | None = None  # from when rows are counted
-    reason: str = ""  # why the run stopped
-    signum: int = 0  # of the signal that ended it
-
-    def problem_lines(self) -> list[str]:
-        return [f"{self.config.name}: {where}: {text}" for where, text in self.problems.items()]
-
-    def has_problem_in(self, section: str) -> bool:
-        return any(where.startswith(f"[{section}]") for where in self.problems)
-
-    def on_signal(self, signum: int, _: object) -> None:
-        again, self.signum = self.signum, self.signum or signum
-        if again and signum == getattr(signal, "SIGHUP", None):
-            return  # a terminal that is closed may send it twice
-        if again or not self.ledger:
-            raise KeyboardInterrupt(signum)
-        if sys.stderr and sys.stderr.isatty():
-            with contextlib.suppress(OSError):
-                os.write(sys.stderr.fileno(), f"\n{LAST_REQUEST}\n".encode())
-
-    def stop(self, reason: str | Exception) -> None:
-        """Note why the run stops; the first reason counts."""
-        if isinstance(reason, Exception) and not isinstance(reason, StopRun):
-            reason = f"{unforeseen(reason)}; see the debug log"
-        log.debug("the run stops: %s", reason)
-        self.reason = self.reason or str(reason)
-
-    def is_stopped(self) -> bool:
-        """Whether the run is to stop, as it also is by a signal."""
-        if self.signum and not self.reason:
-            self.stop(f"{signal.Signals(self.signum).name} ended it")
-        return bool(self.reason)
-
-
-#### What becomes of each row
-
-KINDS_SHOWN = 10  # of reasons, in the screen's and the notices' lines
-
-
-class KeptRows:
-    """The file of the rows that are not imported, in the shape of the input; made when needed."""
-
-    file: TextIO | None = None
-    path: Path | None = None
-    size = 0  # bytes up to the last row that is whole
-    first_unkept = 0  # the line of the first row that could not be kept
-
-    def __init__(self, file: CsvFile, sheet: Sheet, run: Run) -> None:
-        folder = Path(run.settings.csv_not_imported_folder).absolute()
-        short = stem(file.name) or file.name
-        if Path(file.path).resolve().parent == folder.resolve():
-            short = re.sub(r"_[0-9-]{10}T[0-9-]{8,}$", "", short)  # it doesn't grow each round
-        short = re.sub(r'[<>:"/\\|?*]', "-", short)  # which Windows refuses
-        short = short.encode(errors="replace")[:200].decode(errors="ignore")
-        self.folder, self.name = folder, f"{short}_{run.started:{TIME_IN_NAME}}"
-        self.sheet, self.stop = sheet, run.stop
-
-    def add(self, row: Row) -> None:
-        """Append the row as it stands in the input; where that fails, the run is to stop."""
-        if self.first_unkept:
-            self.first_unkept = min(self.first_unkept, row.line)  # behind a gap, no row is of use
-            return
-        try:
-            self.write(row)
-        except (OSError, ValueError) as error:
-            self.first_unkept = row.line
-            where = f"[csv] not_imported_folder {self.folder}"
-            self.stop(f"{where} can't be written: {getattr(error, 'strerror', error)}")
-
-    def write(self, row: Row) -> None:
-        head, source = self.sheet.heading_row, self.sheet.stream
-        if self.file is None or self.path is None:
-            how = {"encoding": source.encoding, "errors": source.errors, "newline": ""}
-            self.file = create(self.folder, self.name, ".csv", **how)
-            self.path = Path(self.file.name)
-            self.file.write(self.sheet.mark + head)
-        if not self.path.exists():
-            raise FileNotFoundError(errno.ENOENT, "it was removed during the run")
-        ending = re.search(r"(\r\n|\r|\n)?\Z", head)
-        try:
-            self.file.write(row.text)
-            if not row.text.endswith(("\n", "\r")):
-                self.file.write((ending and ending[0]) or "\n")
-            self.file.flush()
-            self.size = os.fstat(self.file.fileno()).st_size
-        except OSError:
-            os.ftruncate(self.file.fileno(), self.size)  # half a row could pass for a whole one
-            drop(self.file)
-            raise
-
-
-@dataclass
-class Ledger:
-    """What became of the rows so far: rows = imported + unchanged + not imported."""
-
-    kept: KeptRows | None = None  # none in a dry run
-    imported: int = 0
-    unchanged: int = 0
-    not_imported: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)  # of reasons
-    unread: int = 0  # rows that were there at the first reading, and are not any more
-
-    @property
-    def done(self) -> int:
-        return self.imported + self.unchanged + self.not_imported
-
-    def keep(self, row: Row, reason: RowError | Answer | None, job: Job | None = None) -> None:
-        """Count and keep a row that is not imported, and log the reason; None for the rows that a
-        run which stopped didn't come to: of these, one line speaks for all."""
-        self.not_imported += 1
-        if reason:
-            log.error("%s: not imported: %s", job or f"line {row.line}", reason)
-            known = reason.kind in self.kinds or len(self.kinds) < KINDS_SHOWN
-            self.kinds[reason.kind if known else "other reasons"] += 1
-        if self.kept:
-            self.kept.add(row)
-
-    def whereabouts(self) -> list[str]:
-        """Where the rows are that were not imported."""
-        lines = []
-        if self.kept and self.kept.first_unkept:
-            where = f"from line {self.kept.first_unkept} on"
-            lines.append(f"{where}, rows that were not imported are only in the input")
-        if self.unread:
-            lines.append(f"{self.unread} rows were there at first, and could not be read again")
-        if self.kept and self.kept.path and self.kept.path.exists():
-            lines.append(f"the rows that were not imported: {self.kept.path}")
-        return lines
-
-
-#### Sending users
-
-EXISTS = re.compile(
-    f"(archived )?contact matching those details already exists with id=({ID.pattern})"
+REDRAW_INTERVAL = 0.25  # seconds; more often would only cost time
+DEFAULT_COLUMNS = 80  # if the terminal doesn't tell its width
+FINISHING = (
+    "finishing the current request... press Ctrl-C again to abort "
+    "(remaining rows won't be saved)"
 )
 
 
 @dataclass
-class Traffic:
-    """What is read, and not counted yet; and what the answers so far say of the others."""
+class ProgressState:
+    """What the progress line shows. The main thread sets it, another one draws it."""
 
-    ledger: Ledger
-    sent: SentUsers | None
-    next: Job | None = None  # held back as long as its user is under way
-    under_way: int = 0  # users
-    busy: set[str] = field(default_factory=set)  # their identities
-    given_up: int = 0  # users in a row that used up their retries
-    settled: int = 0  # users
-    all_refused: bool = True  # whether all of those were
-    # Identities of users with a row that used up its retries, or that waits for such a one.
-    unsafe: set[str] = field(default_factory=set)
+    phase: str = "reading"
+    done: int = 0  # rows
+    total: int = 0  # rows; 0 while it isn't known
+    share: float = 0.0  # of the file, while its rows are not counted
+    not_imported: int = 0
+    started: float = field(default_factory=time.monotonic)  # of the phase
+    waiting: dict[int, RetryStatus] = field(default_factory=dict)
 
-
-def make_jobs(rows: Iterable[Row], sheet: Sheet, ledger: Ledger) -> Iterator[Job]:
-    """A job for each row that has a user; all other rows are counted here."""
-    for row in rows:
-        try:
-            user, wrong = to_user(row, sheet)
-        except RowError as error:
-            ledger.keep(row, error)
-            continue
-        job = Job(row, user, identities(user), user.get("id", ""))
-        for source, cell, reason in wrong:
-            text = f"heading {source.text!r}, value {redact(repr(cell))[:100]}, no {source}"
-            log.warning("%s: left out: %s: %s", job, text, reason)
-        yield job
-
-
-def admit(job: Job, traffic: Traffic, settings: Settings) -> bool:
-    """Whether the job is to be sent; otherwise it is counted here."""
-    ledger, sent = traffic.ledger, traffic.sent
-    if traffic.unsafe and not traffic.unsafe.isdisjoint(job.identities):
-        # The earlier row, imported later on, would undo this one; and this one what follows it.
-        traffic.unsafe.update(job.identities)
-        ledger.keep(job.row, RowError("an earlier row of this user was not imported"), job)
-        return False
-    if sent:
-        job.digest = hashlib.sha256(ENCODER.encode(job.user).encode()).digest()
-        digest, contact_id = sent.recall(job)
-        if digest == job.digest and not any(job.user.get(name) for name in ALWAYS_SENT):
-            ledger.unchanged += 1
-            log.debug("%s: unchanged", job)
-            return False
-        if settings.contacts:
-            job.intercom_id = job.intercom_id or contact_id or ""
-    return True
+    def parts(self, now: float) -> list[str]:
+        """Return what to show, the most important part first."""
+        seconds = max(0.001, now - self.started)
+        share = self.share
+        if self.total:
+            share = self.done / self.total
+        if self.phase == "reading":
+            return [f"reading {share:4.0%}", f"{self.done:,} rows"]
+        parts = [f"sending {share:4.0%}", f"{self.done:,} of {self.total:,}"]
+        parts.append(f"{self.done / seconds:.1f} users/s")
+        if self.done:  # otherwise nobody knows
+            left = timedelta(seconds=round(seconds / share - seconds))
+            parts.append(f"{left} left")
+        parts.append(f"{self.not_imported:,} not imported")
+        # A copy, as the worker threads go on changing it. There is room for the next one only.
+        retries = sorted(self.waiting.copy().values(), key=lambda retry: retry.due)
+        if retries:
+            retry = retries[0]
+            seconds_left = max(0, math.ceil(retry.due - now))
+            parts.append(
+                f"retry {retry.number} of {retry.limit} in {seconds_left} s: {redact(retry.reason)}"
+            )
+        return parts
 
 
-def request_of(job: Job, settings: Settings) -> tuple[str, str, User]:
-    """Method, URL and body of the request that adds or updates the job's user."""
-    url = settings.intercom_user_url
-    if not settings.contacts:
-        return "POST", url, job.user
-    if not job.intercom_id:
-        return "POST", url, {"role": "user"} | to_contact(job.user)
-    place = quote(job.intercom_id, safe="").replace(".", "%2E")
-    return "PUT", f"{url}/{place}", to_contact(job.user)
+class ProgressLine:
+    """One line on a terminal, redrawn by a thread: a terminal that blocks delays no request.
 
-
-def upsert(job: Job, intercom: Intercom) -> Answer:
-    """The last answer to a job; RowError where the contact is archived, or somebody else's.
-
-    https://developers.intercom.com/docs/references/rest-api/api.intercom.io/contacts
+    (Ctrl-S blocks one, and so does an ssh connection that hangs.)
     """
-    settings = intercom.settings
-    ask = partial(intercom.ask, who=job, retries=itertools.count(1))
-    # As nearly always, this is all; a remembered contact may have been merged or deleted.
-    answer = ask(*request_of(job, settings))
-    is_remembered = job.intercom_id and "id" not in job.user
-    if is_remembered and answer.status in (404, 410):
-        job.stale_id, job.intercom_id = job.intercom_id, ""
-        answer = ask(*request_of(job, settings))
-    is_conflict = settings.contacts and answer.status == 409 and not job.intercom_id
-    exists = EXISTS.search(answer.errors) if is_conflict else None
-    if not exists:
-        return answer
-    # The contact is there, under an id that the answer tells.
-    job.intercom_id = exists[2]
-    method, url, body = request_of(job, settings)
-    if exists[1]:  # archived
-        if not settings.intercom_unarchive:
-            detail = f"the contact {exists[2]} is archived; see [intercom] unarchive"
-            raise RowError("an archived contact", detail)
-        answer = ask("POST", f"{url}/unarchive", {})
-        if not answer.is_user:
-            return answer
-    # With an e-mail that others may share, see whose it is before it is overwritten.
-    if "user_id" in job.user and "email" in job.user:
-        answer = ask("GET", url, {})
-        if not answer.is_user:
-            return answer
-        other, own = answer.content.get("external_id"), job.user["user_id"]
-        if answer.content.get("role") == "lead":
-            body["role"] = "user"
-        elif other and other != own:
-            what = f"contact {exists[2]} has these details, and the external_id {other}, not {own}"
-            raise RowError("the e-mail of another contact", what)
-    return ask(method, url, body)
 
+    shown: ClassVar[ProgressLine | None] = None  # the one on the terminal now
 
-def bring_in(job: Job, intercom: Intercom) -> None:
-    """Upsert the job's user; what comes of it is going to be among the results."""
-    try:
-        intercom.results.put((job, upsert(job, intercom)))
-    except Exception as error:
-        intercom.results.put((job, error))
+    def __init__(self, stop: StopSignal, *, is_wanted: bool) -> None:
+        self.stop = stop
+        self.state = ProgressState()
+        self.is_shown = is_wanted and is_terminal(sys.stderr)
+        self.has_announced_stop = False
+        self.lock = threading.Lock()  # held while anything is printed to the terminal
+        self.finished = threading.Event()
+        self.thread: threading.Thread | None = None
+        if self.is_shown:
+            ProgressLine.shown = self
+            self.descriptor = sys.stderr.fileno()
+            self.thread = threading.Thread(target=self.redraw_forever, daemon=True)
+            self.thread.start()
 
+    def start_sending(self, total: int, waiting: dict[int, RetryStatus]) -> None:
+        self.state = ProgressState("sending", total=total, waiting=waiting)
 
-class Progress:
-    """One line on a terminal that somebody looks at: share done, users, users a second, time left,
-    rows not imported, and what a retry waits for."""
+    def redraw_forever(self) -> None:
+        while not self.finished.wait(REDRAW_INTERVAL):
+            with self.lock:
+                self.announce_stop()
+                self.write("  ".join(self.state.parts(time.monotonic())))
+        with self.lock:
+            self.write("")
 
-    def __init__(self, run: Run, ledger: Ledger, intercom: Intercom) -> None:
-        self.ledger, self.intercom = ledger, intercom
-        is_terminal = sys.stderr and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        is_watched = is_terminal and run.error_log and not run.arguments.quiet
-        self.rows = run.survey.rows if run.survey and is_watched else 0
-        self.began = self.drawn = time.monotonic()
-
-    def draw(self, is_end: bool = False) -> None:
-        """Replace the line by what fits; with blanks, as old consoles know no escapes."""
-        now = time.monotonic()
-        if not self.rows or now < self.drawn + 0.25 * (not is_end):
+    def announce_stop(self) -> None:
+        """Say once, after Ctrl-C, what the run still waits for. (The signal handler can't.)"""
+        is_waiting = self.stop.signum == signal.SIGINT and self.state.phase == "sending"
+        if not is_waiting or self.has_announced_stop:
             return
-        done, self.drawn, seconds = self.ledger.done, now, max(0.001, now - self.began)
-        share = done / self.rows
-        left = timedelta(seconds=round(seconds / share - seconds)) if done else "?"
-        parts = [f"{share:4.0%}", f"{done} users", f"{done / seconds:.1f} users/s", f"{left} left"]
-        parts.append(f"{self.ledger.not_imported} not imported")
-        parts.append(redact(self.intercom.waiting_for))
-        parts = [] if is_end else parts
+        self.has_announced_stop = True
+        self.write("")
         with contextlib.suppress(OSError):
-            room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-            while len(line := "  ".join(filter(None, parts))) > room and parts:
-                parts = parts[:-1]
-            sys.stderr.write(f"\r{line.ljust(room)}\r")
-            sys.stderr.flush()
+            os.write(self.descriptor, f"{FINISHING}\n".encode())
 
+    def write(self, text: str) -> None:
+        """Replace the line. Blanks clear it, as old consoles of Windows know no escape codes.
 
-def send_users(jobs: Iterator[Job], intercom: Intercom, run: Run, traffic: Traffic) -> None:
-    """Send all jobs, as many at once as settings and Intercom allow; in the end all are counted.
+        A retry's reason may contain a page's title in any language, but only of ASCII characters
+        it is certain that each takes one column.
+        """
+        width = self.columns() - 1
+        line = text[:width].ljust(width)
+        with contextlib.suppress(OSError):
+            os.write(self.descriptor, f"\r{line}\r".encode("ascii", "replace"))
 
-    Only this thread counts. Whatever it fails at stops the run, but what is under way is collected
-    first.
-    """
-    settings, progress = run.settings, Progress(run, traffic.ledger, intercom)
-    intercom.while_waiting = progress.draw
-    while True:
-        progress.draw()
+    def columns(self) -> int:
+        """Return the width of the terminal, which may change during the run."""
         try:
-            # Take the next user in, where there is room and it isn't under way already.
-            has_room = traffic.under_way < settings.intercom_concurrency and not run.is_stopped()
-            job = traffic.next = traffic.next or (next(jobs, None) if has_room else None)
-            if has_room and job and traffic.busy.isdisjoint(job.identities):
-                if admit(job, traffic, settings):
-                    if traffic.sent:
-                        traffic.sent.forget(job)
-                    traffic.busy.update(job.identities)
-                    intercom.start(bring_in, job)
-                    traffic.under_way += 1
-                traffic.next = None
-            elif traffic.under_way:
-                settle(*intercom.results.get(timeout=POLL), traffic, run)
-            else:
-                break
-        except queue.Empty:
-            continue
-        except Exception as error:
-            run.stop(error)
-    progress.draw(is_end=True)
+            return os.get_terminal_size(self.descriptor).columns or DEFAULT_COLUMNS
+        except OSError:
+            return DEFAULT_COLUMNS
+
+    def close(self) -> None:
+        """Clear the line; a blocked terminal is left alone after a second."""
+        self.finished.set()
+        ProgressLine.shown = None
+        if self.thread:
+            self.thread.join(timeout=1.0)
+            self.thread = None
 
 
-def settle(job: Job, answer: Answer | Exception, traffic: Traffic, run: Run) -> None:
-    """Count the job by the last answer to it, or by why there is none; stop the run where an
-    answer says so."""
-    ledger, by_id = traffic.ledger, bool(job.intercom_id)
-    traffic.under_way -= 1
-    traffic.settled += 1
-    traffic.busy.difference_update(job.identities)
-    if traffic.sent and job.stale_id:
-        traffic.sent.forget_id(job.stale_id)
-    # What becomes of its row.
-    if not isinstance(answer, Answer):
-        failure = answer if isinstance(answer, RowError) else RowError(STOPPED, str(answer))
-        ledger.keep(job.row, failure, job)
-        traffic.given_up, traffic.all_refused = 0, False
-        if failure is not answer:
-            run.stop(answer)
+@contextlib.contextmanager
+def progress_line_hidden(stream: TextIO | None) -> Iterator[None]:
+    """Clear the progress line while something else is printed to the terminal."""
+    progress = ProgressLine.shown
+    if progress is None or not is_terminal(stream):
+        yield
         return
-    of_row = () if not by_id else (404, 405, 406) if run.settings.contacts else (404,)
-    meaning = verdict(answer, of_row, ledger.imported > 0)
-    if meaning == "accepted":
-        ledger.imported += 1
-        if traffic.sent:
-            traffic.sent.remember(job, answer.id or job.intercom_id)
-    else:
-        ledger.keep(job.row, answer, job)
-    # What the answer says of the other users.
-    has_given_up = meaning == "retry" and not run.reason  # a run that stops hasn't tried it all
-    traffic.given_up = traffic.given_up + 1 if has_given_up else 0
-    traffic.unsafe.update(job.identities if has_given_up else ())
-    # By id, 405 and 406 come of an id that makes another URL, which is one row's fault alone.
-    is_refused = answer.status in (400, 422) or (by_id and answer.status == 404)
-    traffic.all_refused = traffic.all_refused and is_refused
-    if meaning == "stop":
-        run.stop(stop_reason(answer, run.settings))
-    elif traffic.given_up == 2:
-        down = "Intercom is down or out of reach: two users in a row used up their retries"
-        run.stop(f"{down} ({answer})")
-    elif traffic.all_refused and traffic.settled == 100:
-        advice = "" if run.settings.contacts else USE_CONTACTS
-        own_id = "; the field id is Intercom's own: an id of yours belongs into user_id"
-        advice += own_id if "id" in job.user else ""
-        run.stop(f"the first 100 users were all refused{advice} ({answer})")
+    with progress.lock:
+        progress.write("")
+        yield
 
 
-#### The end of a run, told
+#### Row counts and reject file
 
-MAX_REASON = 1500  # characters, so that the counts still fit into a notice
+MAX_CATEGORIES = 10  # of reasons in the summary; the others are counted together
+OTHER_REASONS = "other reasons"
+FLUSH_INTERVAL = 1.0  # seconds after which rejected rows are on disk
+MAX_REJECT_NAME = 150  # bytes of the input's name; most file systems allow 255 in all
+# The time of a run behind the name of the input, and a number if two runs began in one second.
+TIME_AT_END = re.compile(r"_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(-\d+)?$")
+FORBIDDEN_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # on Windows
+# A cell that a spreadsheet takes for a formula, https://owasp.org/www-community/attacks/CSV_Injection
+# (also after a semicolon, at which many locales split the cells of any .csv file)
+FORMULA_START = re.compile("(^\\s*|;)(?=[=+@\uff1d\uff0b\uff0d\uff20-])")
 
 
-class Outcome(NamedTuple):
-    """How a run ended, for whoever reads of it."""
+@dataclass
+class RowCounts:
+    """Counts rows by outcome: rows = imported + unchanged + not_imported, always."""
+
+    imported: int = 0
+    unchanged: int = 0
+    not_imported: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)  # for those, by category
+
+    @property
+    def processed(self) -> int:
+        return self.imported + self.unchanged + self.not_imported
+
+    def reject(self, category: str, rows: int = 1) -> None:
+        """Count rows that are not imported."""
+        self.not_imported += rows
+        if category not in self.reasons and len(self.reasons) >= MAX_CATEGORIES:
+            category = OTHER_REASONS
+        self.reasons[category] += rows
+
+
+def reject_name(file: InputFile, folder: Path, started: datetime) -> str:
+    """Return the name of the reject file without its ending, such as users_2026-11-01T09-00-00."""
+    name = export_name(file.name) or file.name
+    # realpath() because `../not_imported/x.csv` and a linked folder are the same folder.
+    if os.path.realpath(Path(file.location).parent) == os.path.realpath(folder):
+        # The input is a reject file itself: its name must not grow with each round.
+        name = TIME_AT_END.sub("", name)
+    name = FORBIDDEN_IN_NAMES.sub("-", name)
+    # Cut in bytes: 150 letters may have 600. The cut may be within one, which is then left out.
+    name = name.encode(errors="replace")[:MAX_REJECT_NAME].decode(errors="ignore")
+    return f"{name}_{started:{TIME_IN_NAME}}"
+
+
+def find_line_ending(raw: bytes, encoding: str) -> bytes:
+    """Return the line ending of a row, or b"" if it has none, as only the file's last row may.
+
+    It is looked for in the decoded text, as it has other bytes in UTF-16, and none that its codec
+    would write in unicode_escape.
+    """
+    text = raw.decode(encoding, "replace")
+    for ending in ("\r\n", "\n", "\r"):
+        if text.endswith(ending):
+            return ending.encode(encoding)
+    return b""
+
+
+class RejectStreams(NamedTuple):
+    """The open files of rejected rows and of their reasons."""
+
+    rows: BinaryIO
+    reasons: TextIO
+
+
+class RejectSizes(NamedTuple):
+    """How many bytes of both files are complete rows, and on disk."""
+
+    rows: int = 0
+    reasons: int = 0
+
+
+class RejectFile:
+    """The rows that are not imported, as they are in the input, and the reasons beside them.
+
+    The rows are the input's bytes: encoding the decoded text again would change it in cp932 or
+    utf-7, which have several encodings of the same character.
+
+    Both files are created for the first row, so that they are never empty. Rows are on disk a
+    second after they were added, so that kill -9 loses no more than that. If they can't be written,
+    `first_lost_line` is the first row that is only in the input.
+    """
+
+    def __init__(
+        self, file: InputFile, table: CsvTable, settings: Settings, started: datetime
+    ):
+        self.folder = Path(settings.csv.not_imported_folder).absolute()
+        self.name = reject_name(file, self.folder, started)
+        self.encoding = table.reader.encoding
+        self.head = table.reader.bom + table.heading_raw
+        self.path: Path | None = None
+        self.reasons_path: Path | None = None
+        self.streams: RejectStreams | None = None
+        self.is_line_open = False  # the last row written has no line ending
+        # Of the rows that were added. They may come out of order if several are in flight at once.
+        self.first_line: int | None = None
+        self.first_unflushed_line: int | None = None
+        self.first_lost_line: int | None = None
+        self.sizes = RejectSizes()
+        self.flushed_at = 0.0
+
+    def add(self, row: Row, user: str = "", reason: str = "") -> None:
+        """Append a row and its reason, if any. Raise RunAborted if that's impossible."""
+        if self.first_lost_line:
+            # With a gap in the file, there is no telling which rows are only in the input.
+            self.first_lost_line = min(self.first_lost_line, row.line)
+            return
+        self.first_line = min(self.first_line or row.line, row.line)
+        self.first_unflushed_line = min(self.first_unflushed_line or row.line, row.line)
+        try:
+            streams = self.streams or self.create()
+            self.write_row(streams.rows, row.raw)
+            if reason:
+                write_reason(streams.reasons, str(row.line), user, reason)
+            self.flush_if_due()
+        except (OSError, ValueError) as error:
+            self.give_up(error)
+
+    def write_row(self, stream: BinaryIO, raw: bytes) -> None:
+        """Write a row as it is, on a line of its own.
+
+        The last row of the input may lack its line ending, and need not be the last one here:
+        others in flight at the same time may be rejected after it.
+        """
+        ending = find_line_ending(raw, self.encoding)
+        if self.is_line_open:
+            stream.write(ending or "\n".encode(self.encoding))
+        stream.write(raw)
+        self.is_line_open = not ending
+
+    def flush_if_due(self) -> None:
+        """Write what is buffered once a second. Raise RunAborted if that fails."""
+        if self.first_unflushed_line is None or self.first_lost_line:
+            return
+        if time.monotonic() - self.flushed_at < FLUSH_INTERVAL:
+            return
+        try:
+            self.flush()
+        except (OSError, ValueError) as error:
+            self.give_up(error)
+
+    def create(self) -> RejectStreams:
+        """Create both files, with their headings."""
+        path = create_unique(self.folder, self.name, ".csv")
+        reasons_path = path.with_name(f"{path.stem}_reasons.csv")
+        self.path = path
+        self.reasons_path = reasons_path
+        rows = path.open("wb")
+        # Excel takes a file for UTF-8 only if it begins with a byte-order mark.
+        reasons = reasons_path.open("w", encoding="utf-8-sig", newline="")
+        self.streams = RejectStreams(rows, reasons)
+        rows.write(self.head)
+        csv.writer(reasons).writerow(["line", "user", "reason"])
+        return self.streams
+
+    def add_reason_for_rest(self, first_line: int, last_line: int, reason: str) -> None:
+        """Add a single reason for all rows that the run never reached."""
+        if self.streams is None or self.first_lost_line:
+            return
+        # Not 3-12, which a spreadsheet would show as the third of December.
+        lines = f"lines {first_line} to {last_line}"
+        if first_line == last_line:
+            lines = str(first_line)
+        try:
+            write_reason(self.streams.reasons, lines, "", reason)
+        except (OSError, ValueError) as error:
+            self.first_unflushed_line = self.first_unflushed_line or first_line
+            self.give_up(error)
+
+    def flush(self) -> None:
+        """Write what is buffered. Raise OSError if that fails, or if the file was deleted."""
+        if self.streams is None or self.path is None:
+            return
+        for stream in self.streams:
+            stream.flush()
+        self.flushed_at = time.monotonic()
+        if not self.path.exists():
+            # Writing to a deleted file succeeds silently, and the rows already written are gone
+            # as well.
+            self.first_unflushed_line = self.first_line
+            raise FileNotFoundError(
+                errno.ENOENT, f"{self.path.name} was deleted during the run"
+            )
+        sizes = [os.fstat(stream.fileno()).st_size for stream in self.streams]
+        self.sizes = RejectSizes(*sizes)
+        self.first_unflushed_line = None
+
+    def give_up(self, error: OSError | ValueError) -> NoReturn:
+        """Remove what is incomplete, and raise RunAborted."""
+        self.first_lost_line = self.first_unflushed_line or self.first_line
+        self.close_quietly()
+        with contextlib.suppress(OSError):
+            self.truncate()
+        reason = getattr(error, "strerror", None) or error
+        raise RunAborted(
+            f"can't write to [csv] not_imported_folder {self.folder}: {reason}"
+        )
+
+    def truncate(self) -> None:
+        """Cut both files after their last complete row: half a row could look like a whole one."""
+        if self.path is None or self.reasons_path is None:
+            return
+        if self.sizes.rows:
+            os.truncate(self.path, self.sizes.rows)
+            os.truncate(self.reasons_path, self.sizes.reasons)
+        else:
+            self.remove()
+
+    def remove(self) -> None:
+        for path in (self.path, self.reasons_path):
+            if path:
+                path.unlink(missing_ok=True)
+
+    def close_quietly(self) -> None:
+        for stream in self.streams or ():
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
+
+    def close(self) -> None:
+        """Write everything to disk. Raise RunAborted if that fails."""
+        if self.streams is None or self.first_lost_line:
+            return
+        try:
+            self.flush()
+            # A network disk may report only here that it is full.
+            os.fsync(self.streams.rows.fileno())
+            for stream in self.streams:
+                stream.close()
+        except OSError as error:
+            self.give_up(error)
+
+    def discard(self) -> None:
+        """Remove both files: the run stopped before its first request, so the input has it all."""
+        self.close_quietly()
+        self.remove()
+        self.path = None
+        self.streams = None
+
+    def location_lines(self) -> list[str]:
+        """Return lines that tell where the rejected rows are."""
+        lines = []
+        if self.first_lost_line:
+            lines.append(
+                f"rows from line {self.first_lost_line} on could not be saved and are only in the "
+                "input file"
+            )
+        if self.path and self.path.exists():
+            lines.append(f"rows not imported: {self.path}")
+            lines.append(f"their reasons: {self.reasons_path}")
+        return lines
+
+
+def write_reason(stream: TextIO, line: str, user: str, reason: str) -> None:
+    csv.writer(stream).writerow([line, safe_cell(user), safe_cell(reason)])
+
+
+def safe_cell(text: str) -> str:
+    """Return the text so that no spreadsheet takes it, or a part of it, for a formula."""
+    return FORMULA_START.sub(r"\1'", redact(text))
+
+
+def save_whole_input(file: InputFile, settings: Settings, started: datetime) -> Path:
+    """Save all that came through a pipe, which nobody can read again. Return the file's path.
+
+    Raise OSError if that fails.
+    """
+    folder = Path(settings.csv.not_imported_folder).absolute()
+    file.copy.seek(0)
+    is_gzip = file.copy.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    file.copy.seek(0)
+    name = reject_name(file, folder, started)
+    path = create_unique(folder, name, ".csv.gz" if is_gzip else ".csv")
+    try:
+        with path.open("wb") as target:
+            shutil.copyfileobj(file.copy, target, COPY_CHUNK)
+    except OSError:
+        path.unlink()  # part of it could be mistaken for the whole
+        raise
+    return path
+
+
+#### Sending
+
+# Users in a row that something on the way to Intercom rejects before the run stops. A firewall
+# that blocks a word in one user's data must not stop a run; one that blocks every user must.
+MAX_BLOCKED_IN_A_ROW = 100
+# If all of the first users are rejected, the settings don't suit the workspace. It takes more of
+# them if Intercom has accepted users before: with skip_unchanged, 100 rows that it always rejects
+# would otherwise stop every later run before the changed users behind them.
+FIRST_USERS = 100
+FIRST_USERS_IF_KNOWN = 1000
+MIN_USERS_ALL_REJECTED = 5  # of a shorter file: fewer may all be rejected by chance
+# Seconds after the grace period until the run stops waiting for a request that hangs: nothing
+# interrupts a DNS lookup.
+ABANDON_AFTER = 30
+EARLIER_ROW_FAILED = "an earlier row for the same user was not imported"
+
+
+class IdentityIndex:
+    """A set of users that can tell whether another user is among them, as Intercom would.
+
+    Two rows are the same user if they have the same user_id; or the same e-mail address, and at
+    least one of them has no user_id; or the same id. Users with different user_ids may share an
+    address, such as noreply@example.com: they don't wait for each other, or fail with each other.
+    """
+
+    def __init__(self) -> None:
+        self.user_ids: Counter[str] = Counter()
+        self.ids: Counter[str] = Counter()
+        self.emails: Counter[str] = Counter()
+        self.emails_without_user_id: Counter[str] = Counter()
+        self.kinds: Counter[frozenset[str]] = (
+            Counter()
+        )  # the identity fields that users have
+
+    def add(self, user: UserPayload) -> None:
+        self.change_counts(user, 1)
+
+    def remove(self, user: UserPayload) -> None:
+        self.change_counts(user, -1)
+
+    def change_counts(self, user: UserPayload, change: int) -> None:
+        if "user_id" in user:
+            change_count(self.user_ids, user["user_id"], change)
+        if "id" in user:
+            change_count(self.ids, user["id"], change)
+        if "email" in user:
+            address = user["email"].lower()
+            change_count(self.emails, address, change)
+            if "user_id" not in user:
+                change_count(self.emails_without_user_id, address, change)
+        change_count(self.kinds, identity_kinds(user), change)
+
+    def has_same(self, user: UserPayload) -> bool:
+        """Return whether the user is among these."""
+        if user.get("user_id") in self.user_ids or user.get("id") in self.ids:
+            return True
+        if "email" not in user:
+            return False
+        emails = self.emails
+        if "user_id" in user:
+            emails = self.emails_without_user_id
+        return user["email"].lower() in emails
+
+    def may_have_same(self, user: UserPayload) -> bool:
+        """Return whether the user is among these, or may be: if one of them has other fields only.
+
+        The rows (user_id and e-mail), (user_id), (e-mail) may all be of one user. While the second
+        is in flight, nothing but its first row tells that the third is the same.
+        """
+        if self.has_same(user):
+            return True
+        kinds = identity_kinds(user)
+        return any(kinds.isdisjoint(other_kinds) for other_kinds in self.kinds)
+
+
+def change_count(counter: Counter[Any], key: object, change: int) -> None:
+    counter[key] += change
+    if counter[key] == 0:
+        del counter[key]  # a run may see millions of users
+
+
+def identity_kinds(user: UserPayload) -> frozenset[str]:
+    return frozenset(name for name in IDENTITY_FIELDS if name in user)
+
+
+class OutageDetector:
+    """Tells a failure that concerns one user from one that every user would share.
+
+    One row that always fails must not block the rows behind it, several of them must not look like
+    an outage, and in an outage not every row may be tried 50 times.
+    """
+
+    def __init__(self) -> None:
+        # Times are those of time.monotonic().
+        self.last_useful_response = -math.inf
+        self.last_first_attempt = -math.inf  # of a user that used up its retries
+        self.last_failure = ""  # its last response
+
+    def record_useful_response(self, now: float) -> None:
+        """Note that Intercom accepted a user, or rejected one with its error list."""
+        self.last_useful_response = now
+
+    def record_failure(self, first_attempt: float, description: str) -> str:
+        """Note a user that used up its retries; return why no other is worth trying, or "".
+
+        That is so if it is the second one, and nothing useful came since the first attempt of the
+        first one. So two such rows among many that are accepted are no outage, however close
+        together they are in the file: with several users in flight, others succeed meanwhile.
+        """
+        is_outage = self.last_first_attempt > self.last_useful_response
+        last_responses = description
+        if self.last_failure not in ("", description):
+            last_responses = f"{self.last_failure}; {description}"
+        self.last_first_attempt = max(self.last_first_attempt, first_attempt)
+        self.last_failure = description
+        if not is_outage:
+            return ""
+        return (
+            "Intercom is down or unreachable: two users used up their retries, and no other was "
+            f"accepted meanwhile (last responses: {last_responses})"
+        )
+
+
+class RejectionDetector:
+    """Tells rejected rows from settings that don't suit the workspace, so that all are rejected.
+
+    It also notices a firewall that rejects one user after the other.
+    """
+
+    def __init__(self, settings: Settings, *, some_remembered: bool) -> None:
+        self.settings = settings
+        self.some_remembered = some_remembered
+        self.users = 0
+        self.rejected_users = 0  # with a status that the settings may be the reason for
+        self.have_own_ids = False
+        self.last_response = ""
+        self.blocked_in_a_row = 0
+
+    def record(
+        self, upload: Upload, response: Response | NoResponse, verdict: Verdict
+    ) -> str:
+        """Record a user's last response; return why no other user is worth trying, or ""."""
+        self.users += 1
+        if verdict is Verdict.BLOCKED:
+            return self.record_blocked(response)
+        self.blocked_in_a_row = 0
+        statuses = {400, 422}
+        if "id" in upload.user:
+            statuses.add(404)  # Intercom has no such id: it may be the product's own
+        if verdict is not Verdict.REJECTED or status_of(response) not in statuses:
+            return ""
+        self.rejected_users += 1
+        self.have_own_ids = "id" in upload.user
+        self.last_response = describe_response(response)
+        limit = FIRST_USERS
+        if self.some_remembered:
+            limit = FIRST_USERS_IF_KNOWN
+        if self.rejected_users == self.users == limit:
+            return self.explain(f"all of the first {limit:,} users")
+        return ""
+
+    def record_blocked(self, response: Response | NoResponse) -> str:
+        self.blocked_in_a_row += 1
+        if self.blocked_in_a_row < MAX_BLOCKED_IN_A_ROW:
+            return ""
+        return (
+            f"something on the way to Intercom rejected {MAX_BLOCKED_IN_A_ROW} users in a row; "
+            f"check the firewall or proxy ({describe_response(response)})"
+        )
+
+    def reason_at_end(self) -> str:
+        """Return why all users of a short file were rejected, or "" if they weren't."""
+        if self.some_remembered or self.rejected_users != self.users:
+            return ""
+        if not MIN_USERS_ALL_REJECTED <= self.users < FIRST_USERS:
+            return ""
+        return self.explain(f"all {self.users} users")
+
+    def explain(self, which: str) -> str:
+        advice = ""
+        if not self.settings.uses_contacts:
+            advice = USE_CONTACTS
+        if self.have_own_ids:
+            advice += "; `id` is Intercom's own id: map your ids to user_id"
+        return f"Intercom rejected {which}{advice} ({self.last_response})"
+
+
+class FinishedUpload(NamedTuple):
+    upload: Upload
+    result: UpsertResult
+
+
+class WorkerPool:
+    """Threads that upsert users and queue the results; they never count, print or log outcomes.
+
+    These are daemon threads, unlike those of ThreadPoolExecutor: the process doesn't wait at its
+    end for one that is still in a name lookup.
+    """
+
+    def __init__(self, client: IntercomClient, size: int) -> None:
+        self.client = client
+        self.size = size
+        self.started = 0
+        self.uploads: queue.SimpleQueue[Upload] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[FinishedUpload] = queue.SimpleQueue()
+
+    def submit(self, upload: Upload) -> None:
+        """Hand over a user. Raise RuntimeError if not even one thread can be started."""
+        if self.started < self.size:
+            try:
+                threading.Thread(target=self.work, daemon=True).start()
+                self.started += 1
+            except RuntimeError:
+                # The account's limit on threads is reached: make do with those that run.
+                if not self.started:
+                    raise
+                self.size = self.started
+        self.uploads.put(upload)
+
+    def work(self) -> None:
+        while True:
+            upload = self.uploads.get()
+            try:
+                result = Upsert(self.client, upload).run()
+            except Exception as error:
+                # Without a result, the run would wait for this user forever.
+                result = UpsertResult(NoResponse(str(error)), error=error)
+            self.results.put(FinishedUpload(upload, result))
+
+    def next_result(self) -> FinishedUpload | None:
+        """Return the next result, or None if there is none within a moment."""
+        try:
+            return self.results.get(timeout=POLL_INTERVAL)
+        except queue.Empty:
+            return None
+
+
+class Sender:
+    """Sends the users of a table, several at once if configured, and counts each row's outcome.
+
+    Only the thread that calls `send_all` counts, logs outcomes and writes files. A row is
+    `next_row` until its user is in flight; from there it is either counted, or among `unreached`
+    because the run stopped before its request was sent. So none is counted twice or lost, whatever
+    raises an exception.
+    """
+
+    def __init__(
+        self,
+        table: CsvTable,
+        client: IntercomClient,
+        state: SyncState | None,
+        counts: RowCounts,
+        rejects: RejectFile,
+        progress: ProgressLine,
+    ) -> None:
+        self.table = table
+        self.client = client
+        self.settings = client.settings
+        self.stop = client.stop
+        self.state = state
+        self.counts = counts
+        self.rejects = rejects
+        self.progress = progress
+        some_remembered = bool(state and state.remembers_accepted_users())
+
+        self.rows = table.rows()
+        self.is_read = False  # the file, to its end
+        self.next_row: Row | None = None
+        self.next_upload: Upload | None = None  # of next_row, if it is a valid one
+        self.in_flight: dict[Upload, None] = {}  # a set that keeps the order
+        self.unreached: list[Row] = []
+        self.last_counted_line = 0
+
+        self.pool = WorkerPool(client, self.settings.intercom.concurrency)
+        self.busy_users = IdentityIndex()
+        self.failed_users = IdentityIndex()  # with a row that used up its retries
+        self.outages = OutageDetector()
+        self.rejections = RejectionDetector(
+            self.settings, some_remembered=some_remembered
+        )
+        self.has_sent_user = False
+        self.was_cut_short = False  # a user that would have been tried again was not
+
+    def send_all(self) -> None:
+        """Send all users. Whatever goes wrong stops the run, but users in flight are finished."""
+        # An exception must not leave this loop: Intercom may accept those in flight, and a user
+        # that is accepted but not counted would be neither in the counts nor in the reject file.
+        while not self.is_finished():
+            try:
+                self.step()
+            except Exception as error:
+                self.stop.request(error)
+
+    def is_finished(self) -> bool:
+        return not self.in_flight and (self.is_read or self.stop.is_set())
+
+    def step(self) -> None:
+        """Send the next user; if that isn't possible yet, wait for the next result."""
+        has_sent = self.has_room() and self.send_next()
+        if not has_sent and self.in_flight:
+            self.receive()
+        self.progress.state.done = self.counts.processed
+        self.progress.state.not_imported = self.counts.not_imported
+        self.rejects.flush_if_due()
+
+    def has_room(self) -> bool:
+        """Return whether another user may be in flight."""
+        if self.stop.is_set() or self.is_read:
+            return False
+        return len(self.in_flight) < self.settings.intercom.concurrency
+
+    def send_next(self) -> bool:
+        """Process the next row; return False if its user has to wait for one in flight."""
+        if self.next_upload is None:
+            self.read_next()
+        upload = self.next_upload
+        if upload is None:
+            return True  # the row was counted at once, or there is none
+        if self.busy_users.may_have_same(upload.user):
+            # Two rows of one user in flight at once may arrive in any order. The rows behind wait
+            # as well: reading on would need memory for as many rows as happen to be blocked.
+            return False
+        self.admit(upload)
+        return True
+
+    def read_next(self) -> None:
+        """Read the next row; make it an upload, or count it if it can't be one."""
+        row = self.next_row = next(self.rows, None)
+        if row is None:
+            self.is_read = True
+            return
+        try:
+            mapped = map_row(row, self.table)
+        except RowRejected as rejection:
+            self.forget_next_row()
+            self.reject(row, rejection)
+            return
+        upload = Upload(row, mapped.user, contact_id=mapped.user.get("id", ""))
+        for omitted in mapped.omitted:
+            log_omitted(upload, omitted)
+        self.next_upload = upload
+
+    def forget_next_row(self) -> None:
+        """Make room for another row; the caller counts this one, or has handed it over."""
+        self.next_row = None
+        self.next_upload = None
+
+    def admit(self, upload: Upload) -> None:
+        """Send a user, unless it is unchanged, or an earlier row of the same user failed."""
+        if self.failed_users.has_same(upload.user):
+            # The earlier row will be imported from the reject file, later than this one. The rows
+            # after this one wait for it in turn.
+            self.failed_users.add(upload.user)
+            self.forget_next_row()
+            self.reject(upload.row, RowRejected(EARLIER_ROW_FAILED))
+            return
+        if self.state:
+            if recall_upload(upload, self.state, self.settings):
+                self.count_unchanged(upload)
+                return
+            self.state.invalidate(upload.user)
+        self.pool.submit(upload)  # if this raises, the row is still the next one
+        self.forget_next_row()
+        self.in_flight[upload] = None
+        self.busy_users.add(upload.user)
+
+    def receive(self) -> None:
+        """Record the next result, if one comes within a moment."""
+        if time.monotonic() > self.stop.deadline() + ABANDON_AFTER:
+            for upload in list(self.in_flight):
+                unanswered = NoResponse("no response until long after the run stopped")
+                self.finish(FinishedUpload(upload, UpsertResult(unanswered)))
+            return
+        finished = self.pool.next_result()
+        if finished:
+            self.finish(finished)
+
+    def finish(self, finished: FinishedUpload) -> None:
+        """Record the result of a user that was in flight."""
+        upload = finished.upload
+        result = finished.result
+        del self.in_flight[upload]
+        self.busy_users.remove(upload.user)
+        if result.is_unsent:
+            self.unreached.append(upload.row)
+            return
+        self.has_sent_user = True
+        try:
+            rejection = self.judge(upload, result)
+        except Exception as error:
+            # Nobody knows whether Intercom has this user, so the row has to be kept.
+            self.stop.request(error)
+            rejection = RowRejected(RUN_STOPPED, f"{RUN_STOPPED}: {error}")
+        # The row is counted first: writing the state or the reject file may fail.
+        if rejection:
+            self.reject(upload.row, rejection)
+        else:
+            self.count_imported(upload)
+        if self.state and result.stale_contact_id:
+            self.state.delete_contact(result.stale_contact_id)
+        if self.state and not rejection:
+            self.state.save(upload, result.contact_id)
+
+    def judge(self, upload: Upload, result: UpsertResult) -> RowRejected | None:
+        """Return why a row was not imported, or None if Intercom accepted its user.
+
+        Stop the run if every other user would get the same response.
+        """
+        if result.error:
+            raise result.error  # as if it had happened in this thread
+        verdict = self.verdict_of(result)
+        may_try_again = verdict in (Verdict.RETRY, Verdict.WRONG_USER)
+        if may_try_again and self.stop.is_set():
+            # It wasn't tried to the end, so it says nothing about the other users.
+            self.was_cut_short = True
+        elif reason := self.shared_failure(upload, result, verdict):
+            self.stop.request(reason)
+        if verdict is Verdict.ACCEPTED:
+            return None
+        return result.rejection or rejection_of(result.response, verdict)
+
+    def verdict_of(self, result: UpsertResult) -> Verdict:
+        if result.is_first_response:
+            return Verdict.FATAL
+        if result.rejection:
+            return Verdict.REJECTED
+        # Others may have been accepted since the request was sent, and then a 403 without an error
+        # list concerns this row alone.
+        some_accepted = self.counts.imported > 0 or self.rejections.some_remembered
+        result.context.some_accepted = some_accepted
+        return classify(result.response, result.context)
+
+    def shared_failure(
+        self, upload: Upload, result: UpsertResult, verdict: Verdict
+    ) -> str:
+        """Return why every other user would get the same response, or "" if that isn't so."""
+        response = result.response
+        if verdict is Verdict.FATAL:
+            return fatal_reason(response, self.settings)
+        if verdict is Verdict.RETRY:
+            self.failed_users.add(upload.user)
+            description = describe_response(response)
+            reason = self.outages.record_failure(result.started, description)
+            if reason:
+                return reason
+        # A rejection that the worker decided on follows a 409, which has an error list.
+        is_rejected_by_intercom = verdict is Verdict.REJECTED and (
+            result.rejection or has_error_list(response)
+        )
+        if verdict is Verdict.ACCEPTED or is_rejected_by_intercom:
+            self.outages.record_useful_response(time.monotonic())
+        return self.rejections.record(upload, response, verdict)
+
+    def count_imported(self, upload: Upload) -> None:
+        self.counts.imported += 1
+        self.last_counted_line = max(self.last_counted_line, upload.row.line)
+        log.debug("%s: accepted", upload)
+
+    def count_unchanged(self, upload: Upload) -> None:
+        self.forget_next_row()
+        self.counts.unchanged += 1
+        self.last_counted_line = max(self.last_counted_line, upload.row.line)
+        log.debug("%s: unchanged", upload)
+
+    def reject(self, row: Row, rejection: RowRejected) -> None:
+        """Count and save a row that is not imported, and log why."""
+        user = identity_label(row, self.table)
+        label = f"line {row.line} {user}".rstrip()
+        log.error("%s: not imported: %s", label, rejection)
+        self.counts.reject(rejection.category)
+        self.last_counted_line = max(self.last_counted_line, row.line)
+        self.rejects.add(row, user, str(rejection))
+
+    def is_complete(self) -> bool:
+        """Return whether every row was processed to its end, though the run may have stopped."""
+        if self.next_row is None:
+            # A signal during the last user's requests stops the run before it sees the file's end.
+            self.next_row = next(self.rows, None)
+        return not (self.next_row or self.unreached or self.was_cut_short)
+
+    def reject_unreached(self) -> None:
+        """Save the rows that a stopped run never reached, with one reason for all of them.
+
+        Some may be in front of rows that were sent, as users in flight wait for the rate limit in
+        no order. These have a reason each, since one for a range of lines would be wrong.
+        """
+        rows = sorted(self.unreached, key=lambda row: row.line)
+        if self.next_row:
+            rows.append(self.next_row)
+        reason = f"{RUN_STOPPED}: {self.stop.describe()}"
+        last_counted_line = self.last_counted_line
+        first_line = 0
+        last_line = 0
+        count = 0
+        for row in itertools.chain(rows, self.rows):
+            try:
+                if row.line < last_counted_line:  # of `unreached`
+                    self.reject(row, RowRejected(RUN_STOPPED, reason))
+                    continue
+                count += 1
+                first_line = first_line or row.line
+                last_line = row.line
+                self.rejects.add(row)
+            except RunAborted as error:
+                self.stop.request(error)
+        if count:
+            log.error("line %d onwards: not imported (%s)", first_line, reason)
+            self.counts.reject(RUN_STOPPED, count)
+            self.rejects.add_reason_for_rest(first_line, last_line, reason)
+
+
+def rejection_of(response: Response | NoResponse, verdict: Verdict) -> RowRejected:
+    """Return why a row was not imported, from the last response."""
+    if verdict is Verdict.WRONG_USER:
+        return RowRejected(
+            "the response was about another user",
+            "the responses were about another user; Intercom may or may not have this one",
+        )
+    return RowRejected(response_category(response), describe_response(response))
+
+
+def log_omitted(upload: Upload, omitted: OmittedCell) -> None:
+    log.warning(
+        "%s: column '%s' (%s): '%s' is %s; omitted",
+        upload,
+        omitted.mapping.heading,
+        omitted.mapping.describe_type(),
+        omitted.cell[:MAX_EXAMPLE_TEXT],
+        omitted.reason,
+    )
+
+
+#### Summary
+
+# A reason may list hundreds of settings. The counts have to fit into the notice behind it.
+MAX_REASON_LENGTH = 1500  # characters
+
+
+@dataclass
+class ImportRun:
+    """The state of one run."""
+
+    settings: Settings
+    problems: Problems
+    config: Path
+    arguments: argparse.Namespace
+    started: datetime
+    stop: StopSignal = field(default_factory=StopSignal)
+    started_at: float = field(default_factory=time.monotonic)
+    error_log: Path | None = None
+    file: InputFile | None = None
+    report: FileReport | None = None  # from the preflight on
+    counts: RowCounts | None = None  # from the first request for a user on
+    rejects: RejectFile | None = None
+    saved_input: Path | None = None  # all that came through a pipe
+    failure: str = ""  # why a run that processed every row is incomplete all the same
+
+    @property
+    def quiet(self) -> bool:
+        return bool(self.arguments.quiet)
+
+    def name(self) -> str:
+        """Return the input's name, or "users" if the run stopped before there was one."""
+        if self.file:
+            return self.file.name
+        return "users"
+
+
+class Severity(NamedTuple):
+    """How to show the outcome of a run."""
+
+    color: str  # on a terminal
+    level: int  # in the logs
+
+
+SUCCESS = Severity("green", logging.INFO)
+WARNING = Severity("yellow", logging.WARNING)
+FAILURE = Severity("red", logging.ERROR)
+
+
+@dataclass
+class Summary:
+    """How a run ended, for console, logs and notices."""
 
     status: int
-    headline: str
-    reason: str  # blank where all went well
-    lines: list[str]  # counts, and where the rest stands
-    urgent: list[str]  # of these lines, those that even --quiet prints
+    headline: str  # without the reason
+    reason: str  # blank if the run was successful
+    counts_line: str = ""
+    omitted_lines: list[str] = field(default_factory=list)
+    other_lines: list[str] = field(default_factory=list)
+    has_rejected_rows: bool = False
+
+    @property
+    def first_line(self) -> str:
+        """The first line of a notice, which says everything at a glance."""
+        if self.reason:
+            return f"{self.headline}: {self.reason}"
+        return self.headline
+
+    @property
+    def lines(self) -> list[str]:
+        lines = [*self.omitted_lines, *self.other_lines]
+        if self.counts_line:
+            lines.insert(0, self.counts_line)
+        return lines
+
+    @property
+    def severity(self) -> Severity:
+        if self.reason:
+            return FAILURE
+        # Rows that max_not_imported tolerates are worth a look all the same.
+        if self.has_rejected_rows or self.omitted_lines:
+            return WARNING
+        return SUCCESS
+
+    @property
+    def notice_color(self) -> str:
+        """The color in Hipchat, where yellow is the start of a run."""
+        if self.severity is FAILURE:
+            return "red"
+        return "green"
+
+    def lines_under_quiet(self) -> list[str]:
+        """Return the lines that --quiet prints too, so that cron mails them."""
+        if self.reason or self.has_rejected_rows:
+            return self.lines
+        return self.omitted_lines
 
 
-def outcome_of(run: Run) -> Outcome:
-    """How the run ended, by what it has counted and why it stopped."""
-    reason, lines, wrong = run.reason, list[str](), list[str]()
-    found, ledger = run.survey, run.ledger
-    if found and ledger:
-        seconds = time.monotonic() - run.began
-        lines.append(
-            f"{found.file.name}: {ledger.imported} added or updated, {ledger.unchanged} unchanged, "
-            f"{ledger.not_imported} not imported in {timedelta(seconds=int(seconds))} "
-            f"({ledger.imported / max(seconds, 0.001):.1f} users/s)"
+def summarize(run: ImportRun) -> Summary:
+    """Summarize the run."""
+    reason = run.stop.describe() or run.failure
+    counts = run.counts
+    if counts and not reason:
+        reason = too_many_rejected(counts, run.settings)
+    outcome = "finished"
+    status: int = ExitStatus.OK
+    if reason:
+        outcome = "failed"
+        status = ExitStatus.INCOMPLETE
+    if run.stop.was_signaled():
+        status = 128 + run.stop.signum  # as shells do
+    headline = f"Intercom import of {run.name()} {outcome} on {socket.gethostname()}"
+    # Redacted before it is cut: a cut inside a secret would leave part of it unmasked.
+    summary = Summary(status, headline, redact(reason)[:MAX_REASON_LENGTH])
+    # A run that stopped before its first request has no counts: all of its rows are in the input.
+    if counts and run.report:
+        summary.counts_line = counts_line(run, counts)
+        summary.has_rejected_rows = counts.not_imported > 0
+        summary.omitted_lines = omitted_summary(run.report)
+        summary.other_lines = outcome_lines(run, counts)
+    if run.saved_input:
+        summary.other_lines.append(
+            f"what came through the pipe was saved: {run.saved_input}"
         )
-        if ledger.not_imported and not reason:
-            reason = f"{ledger.not_imported} of {ledger.done} rows were not imported"
-        values = [f"{e.count} x {s.text!r} (no {s})" for s, e in found.left_out.items()]
-        wrong = [f"values left out: {', '.join(values)}"] if values else []
-        kinds = [f"{count} x {kind}" for kind, count in ledger.kinds.most_common()]
-        lines += [*wrong, *kinds, *ledger.whereabouts()]
-    if run.error_log and (reason or wrong):
-        lines.append(f"the reasons: {run.error_log}")
-    # A signal after the last row has ended nothing.
-    status = 128 + run.signum if run.signum and run.reason else INCOMPLETE if reason else COMPLETE
-    what = f"Import of {found.file.name if found else 'users'} to Intercom"
-    headline = f"{what} {'stopped' if run.reason else 'ended'} on {socket.gethostname()}"
-    return Outcome(status, headline, redact(reason)[:MAX_REASON], lines, lines if status else wrong)
+    if run.error_log and summary.severity is not SUCCESS:
+        summary.other_lines.append(f"details: {run.error_log}")
+    return summary
 
 
-def conclude(run: Run) -> int:
-    """Tell the screen, the logs, Hipchat and Slack how the run ended; its exit status."""
-    logging.getLogger().removeHandler(CONSOLE)
-    outcome, quiet = outcome_of(run), run.arguments.quiet
-    for line in outcome.lines:
-        log.log(logging.ERROR if outcome.reason else logging.INFO, "%s", line)
-    if outcome.reason:
-        log.error("failed: %s", outcome.reason)
-        what = "the run stopped: " if run.reason else ""
-        echo(f"export_csv.py: {what}{outcome.reason}", sys.stderr)
-    for line in outcome.urgent if quiet else outcome.lines:
-        echo(line, sys.stderr if quiet else sys.stdout)
-    first = f"{outcome.headline}: {outcome.reason or 'every row is in Intercom'}"
-    notify(run.settings, [first, *outcome.lines], "red" if outcome.reason else "green")
+def too_many_rejected(counts: RowCounts, settings: Settings) -> str:
+    """Return how many rows were not imported, or "" if there are no more than are tolerated."""
+    if counts.not_imported <= settings.csv.max_not_imported:
+        return ""
+    rows = pluralize(counts.processed, "row")
+    verb = "was" if counts.not_imported == 1 else "were"
+    return f"{counts.not_imported:,} of {rows} {verb} not imported"
+
+
+def counts_line(run: ImportRun, counts: RowCounts) -> str:
+    """Return the one line that every run ends with, in a form that scripts may rely on."""
+    seconds = time.monotonic() - run.started_at
+    rate = counts.imported / max(seconds, 0.001)
+    return (
+        f"{run.name()}: {counts.imported} added or updated, {counts.unchanged} unchanged, "
+        f"{counts.not_imported} not imported in {timedelta(seconds=int(seconds))} "
+        f"({rate:.1f} users/s)"
+    )
+
+
+def omitted_summary(report: FileReport) -> list[str]:
+    """Return one line that tells how many values of which column were omitted, and hints."""
+    columns = [
+        f"{occurrences.count:,} in '{mapping.heading}' (not {type_with_article(mapping)})"
+        for mapping, occurrences in report.omitted.items()
+    ]
+    if not columns:
+        return []
+    return [f"omitted values: {', '.join(columns)}", *report.hints.values()]
+
+
+def outcome_lines(run: ImportRun, counts: RowCounts) -> list[str]:
+    """Return lines about reasons, repeated users, unchanged users, and where rejected rows are."""
+    lines = [
+        f"{pluralize(rows, 'row')} not imported: {category}"
+        for category, rows in counts.reasons.most_common()
+    ]
+    if run.report and run.report.repeated_users:
+        lines.append(run.report.repeated_users)
+    if counts.unchanged:
+        lines.append(
+            f"{pluralize(counts.unchanged, 'user')} unchanged since they were last sent"
+        )
+    if run.rejects:
+        lines += run.rejects.location_lines()
+    return lines
+
+
+def report_outcome(run: ImportRun) -> int:
+    """Report how the run ended to console, logs and notices; return the exit status."""
+    # The console gets the summary in its own form.
+    logging.getLogger().removeHandler(CONSOLE_HANDLER)
+    summary = summarize(run)
+    log_summary(summary)
+    print_summary(run, summary)
+    notify(
+        run.settings,
+        [summary.first_line, *summary.lines],
+        summary.notice_color,
+        run.stop,
+    )
     if run.error_log:
         remove_old_logs(run.settings, run.started)
-    return outcome.status
+    return summary.status
 
 
-def refuse_settings(run: Run) -> int:
-    """Say what is wrong with the settings, also to those of Hipchat and Slack that are right."""
-    logging.getLogger().removeHandler(CONSOLE)
-    lines = run.problem_lines()
+def log_summary(summary: Summary) -> None:
+    for line in summary.lines:
+        log.log(summary.severity.level, "%s", line)
+    if summary.reason:
+        log.error("failed: %s", summary.reason)
+
+
+def print_summary(run: ImportRun, summary: Summary) -> None:
+    if summary.reason:
+        # Rows that were not imported don't stop a run: it went on to the end.
+        prefix = ""
+        if run.stop.describe():
+            prefix = "run stopped: "
+        echo(f"export_csv.py: {prefix}{summary.reason}", sys.stderr, FAILURE.color)
+    if run.quiet:
+        for line in summary.lines_under_quiet():
+            echo(line, sys.stderr)
+        return
+    if summary.counts_line:
+        echo(summary.counts_line, sys.stdout, summary.severity.color)
+    for line in [*summary.omitted_lines, *summary.other_lines]:
+        echo(line, sys.stdout)
+
+
+def report_config_errors(run: ImportRun) -> int:
+    """Report config errors, also to the chat services whose own settings are valid."""
+    logging.getLogger().removeHandler(CONSOLE_HANDLER)
+    lines = run.problems.lines(run.config.name)
     for line in lines:
         log.error("%s", line)
         echo(line, sys.stderr)
-    what = f"Import of users to Intercom not started on {socket.gethostname()}"
-    first = f"{what}: the settings in {run.config.absolute()} are wrong"
-    last = [f"the reasons: {run.error_log}"] if run.error_log else []
-    able = [name for name in SERVICES if not run.has_problem_in(name.lower())]
-    notify(run.settings, [first, *lines, *last], "red", able)
-    return WRONG_SETTINGS
+    host = socket.gethostname()
+    config = run.config.absolute()
+    first_line = f"Intercom import not started on {host}: invalid settings in {config}"
+    notice = [first_line, *lines]
+    if run.error_log:
+        notice.append(f"details: {run.error_log}")
+    services = [name for name in SERVICES if not run.problems.concern(name.lower())]
+    notify(run.settings, notice, "red", run.stop, services=services)
+    return ExitStatus.CONFIG_ERROR
 
 
-#### The run
+#### Running an import
 
 
-def remarks(settings: Settings, sheet: Sheet) -> Iterator[tuple[int, str]]:
-    """What is worth knowing of settings that are not wrong, and at which level to log it."""
-    for place in settings.discarded:
-        text = "is not among the fields that are sent, so it is left out; they are"
-        yield logging.WARNING, f"{place} {text} {', '.join(FIELDS)}"
-    for source in sheet.columns:
-        if not source.is_attribute and settings.contacts and source.name in NOT_IN_CONTACTS:
-            yield logging.WARNING, f"[user] {source.name}: contacts don't have it: left out"
-        is_number_there = source.type == "timestamp" and not source.name.endswith("_at")
-        if source.is_attribute and is_number_there and not settings.contacts:
-            text = "shows as a number in Intercom; with a name ending in _at, as a date"
-            yield logging.DEBUG, f"[custom_attributes] {source.name} {text}"
-
-
-def look_at(file: CsvFile, run: Run) -> Survey:
-    """What the whole file holds; StopRun where it is not to be imported."""
-    found = survey(file, run.settings)
-    if reason := found.reason_to_stop(is_named=bool(run.arguments.filename)):
-        raise StopRun(reason)
+def config_warnings(settings: Settings, table: CsvTable) -> list[str]:
+    """Return warnings about settings that are valid but may not do what was meant."""
+    supported = ", ".join(FIELDS)
+    found = [
+        f"{place} is not a supported field and will be ignored; supported fields: {supported}"
+        for place in settings.ignored_keys
+    ]
+    found += [
+        f"{mapping.place} creates a custom attribute, and the field {mapping.name} stays empty; "
+        "move the line to [user] if the field is meant"
+        for mapping in settings.attribute_mappings
+        if mapping.name in FIELDS
+    ]
+    if settings.uses_contacts:
+        names = [column.name for column in table.columns if not column.is_attribute]
+        found += [
+            f"[user] {name}: not supported by /contacts; ignored"
+            for name in [*names, *table.constants]
+            if name in USER_ONLY_FIELDS
+        ]
     return found
 
 
-def known_users(run: Run, write: bool) -> SentUsers | None:
-    """What was sent before, where that is to be left out; there may be nothing to read yet."""
-    state = Path(run.settings.intercom_state_file)
-    is_there = write or (state.exists() and state.stat().st_size)
-    is_used = run.settings.intercom_skip_unchanged and is_there
-    sent = SentUsers(run.settings, write, run.stop) if is_used else None
-    if run.reason:
-        raise StopRun(run.reason)
-    return sent
+def number_timestamps(settings: Settings) -> list[str]:
+    """Return notes about timestamps that /users will show as numbers."""
+    # API 1.x takes a UNIX timestamp for a date only if the attribute's name ends in _at. On
+    # /contacts, the attribute has a type of its own.
+    if settings.uses_contacts:
+        return []
+    return [
+        f"{mapping.place} will be shown as a number; end its name in _at to show it as a date"
+        for mapping in settings.attribute_mappings
+        if mapping.type_name == "timestamp" and not mapping.name.endswith("_at")
+    ]
 
 
-def import_users(run: Run) -> None:
-    """Bring the file's users into Intercom; StopRun where a run can't begin."""
-    settings = run.settings
-    what = f"Import of users to Intercom started on {socket.gethostname()}"
-    notify(settings, [f"{what}, with {run.config.absolute()}"], "yellow")
-    file = open_file(settings)
-    with file.content:
-        log.info("version %s, importing %s of %d bytes", VERSION, file.path, file.state.st_size)
-        run.survey = found = look_at(file, run)
-        for level, text in remarks(settings, found.sheet):
-            log.log(level, "%s", text)
-            if level == logging.WARNING and run.error_log and not run.arguments.quiet:
-                echo(text, sys.stdout)
-        intercom = Intercom(settings, run.is_stopped)
-        for name, data_type in attributes_to_make(intercom).items():
-            create_attribute(intercom, name, data_type)
-        sent = known_users(run, write=True)
-        sheet = open_sheet(file, settings)
-        rows = itertools.islice(sheet.rows, found.rows)  # and no row that came in later
-        # From here on, whatever happens, each row is counted.
-        run.ledger = ledger = Ledger(KeptRows(file, sheet, run))
-        traffic = Traffic(ledger, sent)
-        send_users(make_jobs(rows, sheet, ledger), intercom, run, traffic)
-        keep_rest(rows, traffic, run)
-        ledger.unread = found.rows - ledger.done
-        ledger.not_imported += ledger.unread
-        file.check()
+def warn(run: ImportRun, text: str) -> None:
+    """Log a warning and print it, also under --quiet."""
+    log.warning("%s", text)
+    if run.error_log:  # otherwise the log is the console
+        echo(text, sys.stderr)
 
 
-def keep_rest(rows: Iterable[Row], traffic: Traffic, run: Run) -> None:
-    """Keep what a run that stopped didn't come to."""
-    if traffic.next:
-        traffic.ledger.keep(traffic.next.row, RowError(STOPPED), traffic.next)
-    try:
-        for number, row in enumerate(rows):
-            if number == 0:
-                log.error("line %d and all after it: not imported: %s", row.line, STOPPED)
-            traffic.ledger.keep(row, None)
-    except Exception as error:
-        run.stop(error)
+def tell(run: ImportRun, text: str) -> None:
+    """Log something worth knowing, and print it unless --quiet is set."""
+    log.info("%s", text)
+    if not run.quiet:
+        echo(text, sys.stdout)
 
 
-def catch_signals(run: Run) -> None:
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):  # the last is Windows', SIGHUP is not
-        number = getattr(signal, name, None)
-        if number and (name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN):  # nohup
-            signal.signal(number, run.on_signal)
+class WriteCheck(NamedTuple):
+    """A place that the run must be able to write to."""
+
+    place: str  # the setting
+    folder: Path
+    file: Path | None = None
 
 
-#### A dry run, and a check
+def places_to_write(settings: Settings) -> list[WriteCheck]:
+    """Return the folders and files that a run writes to.
 
-LETTERS = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-FINE, WORTH_KNOWING, WRONG = 0, 1, 2
-CREDENTIALS = ("access_token", "api_id", "api_key")
+    They are tested first: a run that only finds out later that it can't save rejected rows, or
+    whom it has sent, has to stop among its users.
+    """
+    places = []
+    if settings.log.use_logs:
+        places.append(WriteCheck("[log] folder", Path(settings.log.folder).absolute()))
+    reject_folder = Path(settings.csv.not_imported_folder).absolute()
+    places.append(WriteCheck("[csv] not_imported_folder", reject_folder))
+    if settings.intercom.skip_unchanged:
+        state = Path(settings.intercom.state_file).absolute()
+        places.append(WriteCheck("[intercom] state_file", state.parent, state))
+    return places
 
 
-def dry_run(run: Run) -> int:
-    """Print the bodies that Intercom would get, and what would become of the file."""
-    if sys.stdout is None:
-        raise StopRun("there is no standard output to print the users on")
-    file = open_file(run.settings)
-    with file.content:
-        found = look_at(file, run)
-        ledger, sheet = Ledger(), open_sheet(file, run.settings)
-        traffic = Traffic(ledger, known_users(run, write=False))
-        lines = list(account(found))
+def write_problems(settings: Settings) -> list[str]:
+    """Return what keeps a run from writing its files, without writing anything.
+
+    The nearest existing folder has to be a folder, and writable for this account.
+    """
+    problems = []
+    for check in places_to_write(settings):
+        problem = write_problem(check)
+        if problem:
+            problems.append(f"{check.place}: {problem}")
+    return problems
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return the path if it exists, otherwise its nearest folder that does.
+
+    Raise RunAborted if nothing can be created there: a link to nowhere, a loop of links, a name
+    that is too long. Path.exists() hides these, and not the same ones in each version of Python.
+    """
+    while True:
         try:
-            for job in make_jobs(sheet.rows, sheet, ledger):
-                if admit(job, traffic, run.settings):
-                    text = LETTERS.encode(request_of(job, run.settings)[2])
-                    sys.stdout.buffer.write(text.encode() + b"\n")
-                    ledger.imported += 1
-            sys.stdout.flush()
-            lines.append(
-                f"{file.name}: {ledger.imported} would be added or updated, {ledger.unchanged} "
-                f"are unchanged, {ledger.not_imported} would not be imported"
-            )
-        except OSError as error:  # or else whoever reads them has had enough
-            drop(sys.stdout)
-            if error.errno not in (errno.EPIPE, errno.EINVAL):  # the latter on Windows
-                raise StopRun(f"standard output can't be written: {error.strerror}") from None
-    if run.reason:
-        raise StopRun(run.reason)
-    for line in lines if len(lines) > 1 or not run.arguments.quiet else ():
-        echo(line, sys.stderr)
-    return INCOMPLETE if found.rejected else COMPLETE
+            path.stat()
+            return path
+        except (FileNotFoundError, NotADirectoryError):
+            if path.is_symlink():
+                raise RunAborted(f"{path} is a link to nowhere") from None
+            path = path.parent
+        except OSError as error:
+            raise RunAborted(f"can't use {path}: {error.strerror}") from None
 
 
-def account(found: Survey) -> Iterator[str]:
-    """What of the file would not be sent, with the first three of each."""
-    for source, examples in found.left_out.items():
-        what = f"of {source.text!r} would be left out, being no {source}:"
-        yield f"{counted(examples.count, 'value')} {what}"
-        yield from examples.lines()
-    for kind, examples in found.rejected.items():
-        yield f"{counted(examples.count, 'row')} would not be imported: {kind}"
-        yield from examples.lines()
+def write_problem(check: WriteCheck) -> str:
+    """Return why the file or folder can't be written, or ""."""
+    try:
+        path = nearest_existing(check.file or check.folder)
+    except RunAborted as error:
+        return str(error)
+    if path == check.file:
+        if not path.is_file():
+            return f"{path} is not a file"
+        if not os.access(path, os.R_OK | os.W_OK):
+            return f"{path} is not writable for this account"
+        path = path.parent  # SQLite creates files next to it
+    if not path.is_dir():
+        return f"{path} is not a folder"
+    # Unlike the mode bits, this also knows of access lists and of disks mounted read-only.
+    if not os.access(path, os.W_OK | os.X_OK):
+        return f"the folder {path} is not writable for this account"
+    return ""
 
 
-def check_setup(run: Run) -> int:
-    """Say of settings, file, Intercom and notices whether a run would work; the exit status."""
-    worst = FINE
-    for level, line in check_lines(run):
-        worst = max(worst, level)
-        if level or not run.arguments.quiet:
-            echo(line, sys.stdout)
-    return WRONG_SETTINGS if run.problems else INCOMPLETE if worst == WRONG else COMPLETE
-
-
-def check_lines(run: Run) -> Iterator[tuple[int, str]]:
-    """What is found, a line each, and whether it is FINE, WORTH_KNOWING or WRONG."""
+def import_users(run: ImportRun, progress: ProgressLine) -> None:
+    """Import the file. Raise RunAborted if the run can't start."""
     settings = run.settings
-    yield from ((WRONG, line) for line in run.problem_lines())
+    host = socket.gethostname()
+    started_line = (
+        f"Intercom import started on {host} (config: {run.config.absolute()})"
+    )
+    notify(settings, [started_line], "yellow", run.stop, is_end=False)
+    if problems := write_problems(settings):
+        raise RunAborted("; ".join(problems))
+
+    # Find the file, and read it once from start to end.
+    run.file = file = find_input(settings, run.stop.is_set)
+    if file.note:
+        tell(run, file.note)
+    log.info("version %s, importing %s (%d bytes)", VERSION, file.location, file.size)
+    run.report = report = run_preflight(run, file, progress)
+    if report.reason:
+        raise RunAborted(report.reason)
+    tell_findings(run, report)
+
+    # Prepare the workspace and the state file, and send the users.
+    client = IntercomClient(settings, run.stop)
+    prepare_attributes(run, client, file)
+    state = open_state(settings, write=True)
+    try:
+        send_users(run, file, report, client, state, progress)
+    finally:
+        if state:
+            state.close()  # before the end notice, as somebody may act on that
+    if file.original_changed():
+        run.failure = (
+            f"{file.location} changed during the run: all rows of the copy were processed, but "
+            "there may be rows that it didn't have; run it again"
+        )
+
+
+def tell_findings(run: ImportRun, report: FileReport) -> None:
+    """Print and log what the preflight found that doesn't stop the run."""
+    for note in report.notes:
+        tell(run, note)
+    for warning in [*report.warnings, *config_warnings(run.settings, report.table)]:
+        warn(run, warning)
+    for note in number_timestamps(run.settings):
+        log.debug("%s", note)
+
+
+def run_preflight(
+    run: ImportRun, file: InputFile, progress: ProgressLine
+) -> FileReport:
+    """Read the input from start to end, with progress."""
+
+    def show(rows: int) -> None:
+        progress.state.done = rows
+        if progress.is_shown:
+            progress.state.share = read_share(file)
+
+    preflight = Preflight(file, run.settings, run.stop.is_set, show)
+    return preflight.run(is_named=bool(run.arguments.filename))
+
+
+def read_share(file: InputFile) -> float:
+    """Return how much of the copy has been read. (How many rows it has isn't known yet.)"""
+    position = os.lseek(file.copy.fileno(), 0, os.SEEK_CUR)
+    return position / max(1, file.size)
+
+
+def prepare_attributes(run: ImportRun, client: IntercomClient, file: InputFile) -> None:
+    """Compare the custom attributes with the workspace's, and create missing ones if so set.
+
+    Requests are made in the background: as no user is in flight yet, a signal ends the run without
+    waiting for their responses.
+    """
+    settings = run.settings
+    if not (settings.uses_contacts and settings.attribute_mappings):
+        return
+    should_stop = run.stop.is_set
+    compare = partial(check_attributes, client, retry=True)
+    report: AttributeReport | None = run_in_background(compare, should_stop)
+    if report is None:
+        warn(
+            run,
+            "the token isn't allowed to read the workspace's custom attributes; not compared",
+        )
+        return
+    if problem := attributes_problem(report):
+        raise RunAborted(problem)
+    for line in values_outside_options(file, settings, report.options, should_stop):
+        warn(run, line)
+    if report.missing:
+        run_in_background(
+            partial(create_missing_attributes, client, report), should_stop
+        )
+
+
+def values_outside_options(
+    file: InputFile,
+    settings: Settings,
+    options: dict[str, tuple[str, ...]],
+    should_stop: Callable[[], bool],
+) -> list[str]:
+    """Return a line per attribute with values that aren't among its options in Intercom.
+
+    That doesn't stop the run, as it isn't known whether Intercom rejects their users: its API
+    description said so from April 2026 on, and then no longer (Intercom-OpenAPI#457 and #466).
+    """
+    if not options:
+        return []
+    found: dict[str, Occurrences] = {name: Occurrences() for name in options}
+    table = open_csv(file, settings)
+    for number, row in enumerate(table.rows()):
+        if number % ROWS_PER_CHECK == 0 and should_stop():
+            raise RunAborted(RUN_STOPPED)
+        try:
+            mapped = map_row(row, table)
+        except RowRejected:
+            continue
+        values = mapped.user.get("custom_attributes", {})
+        for name, known in options.items():
+            if name in values and str(values[name]) not in known:
+                found[name].add(row.line, str(values[name]), "not an option")
+    return [
+        describe_values_outside_options(name, occurrences)
+        for name, occurrences in found.items()
+        if occurrences.count
+    ]
+
+
+def describe_values_outside_options(name: str, occurrences: Occurrences) -> str:
+    values = pluralize(occurrences.count, "value")
+    example = occurrences.examples[0]
+    return (
+        f"{values} of {name} not among its options in Intercom (line {example.line}: "
+        f"'{example.value}'); their users may be rejected"
+    )
+
+
+def send_users(
+    run: ImportRun,
+    file: InputFile,
+    report: FileReport,
+    client: IntercomClient,
+    state: SyncState | None,
+    progress: ProgressLine,
+) -> None:
+    """Send all users; from the first request on, every row is counted, whatever happens."""
+    table = open_csv(file, run.settings)
+    table.accepted_width = report.table.accepted_width
+    counts = RowCounts()
+    rejects = RejectFile(file, table, run.settings, run.started)
+    progress.start_sending(report.rows, client.waiting)
+    sender = Sender(table, client, state, counts, rejects, progress)
+    sender.send_all()
+    is_complete = sender.is_complete()
+    if not (is_complete or sender.has_sent_user or file.is_pipe):
+        # Nobody was sent, so the input file is still the one to import. A pipe's content is gone.
+        rejects.discard()
+        return
+    run.counts = counts
+    run.rejects = rejects
+    sender.reject_unreached()
+    try:
+        rejects.close()
+    except RunAborted as error:
+        run.stop.request(error)
+    if is_complete:
+        # A signal may have come during the last user's request, or while the files were closed.
+        run.stop.is_over = True
+        if reason := sender.rejections.reason_at_end():
+            run.stop.request(reason)
+
+
+def save_pipe(run: ImportRun, file: InputFile) -> None:
+    """Save what came through a pipe if the run stopped before it could save single rows."""
+    try:
+        if file.size:
+            run.saved_input = save_whole_input(file, run.settings, run.started)
+    except OSError as error:
+        run.stop.add_reason(
+            f"what came through the pipe could not be saved ({error.strerror})"
+        )
+
+
+def run_import(run: ImportRun) -> int:
+    """Run an import, and report how it ended; return the exit status."""
+    progress = ProgressLine(run.stop, is_wanted=not run.quiet)
+    try:
+        import_users(run, progress)
+    except Exception as error:
+        if isinstance(error, InputInterrupted):
+            run.file = error.file
+        # RUN_STOPPED only means that somebody noticed the signal, which is the reason already.
+        if not (run.stop.is_set() and str(error) == RUN_STOPPED):
+            run.stop.request(error)
+    progress.close()
+    if run.file:
+        if run.file.is_pipe and run.stop.is_set() and not run.counts:
+            save_pipe(run, run.file)
+        run.file.close()
+    return report_outcome(run)
+
+
+#### --dry-run and --check
+
+# As ENCODER, but with letters as they are: the output is for people too.
+JSON_UNICODE = json.JSONEncoder(
+    separators=(",", ":"), allow_nan=False, ensure_ascii=False
+)
+# Sections that don't affect the file and its columns. An error in one of them, such as a token
+# that is still missing, doesn't keep --check from reading the file.
+SERVICE_SECTIONS = ("[intercom]", "[hipchat]", "[slack]", "[log]")
+REPORT_WIDTH = 100  # characters of a line of --check, if the values allow it
+MIN_CELL_SHOWN = 8  # characters of a value in its table, however many columns are wide
+
+
+def never_stop() -> bool:
+    """Return False: --check and --dry-run have nothing to save, so Ctrl-C ends them at once."""
+    return False
+
+
+def dry_run(run: ImportRun) -> int:
+    """Print the request bodies, then a summary. Raise RunAborted if there is no usable file.
+
+    The bodies go to standard output and all else to standard error, so that
+    `--dry-run > users.jsonl` leaves a file of nothing but JSON.
+    """
+    if sys.stdout is None:  # it was closed, as with `>&-`
+        raise RunAborted("standard output is closed")
+    settings = run.settings
+    with contextlib.closing(find_input(settings, never_stop)) as file:
+        report = Preflight(file, settings, never_stop).run(
+            is_named=bool(run.arguments.filename)
+        )
+        if report.reason:
+            raise RunAborted(report.reason)
+        state = open_state(settings, write=False)
+        try:
+            counts = print_payloads(file, report, state, settings)
+        finally:
+            if state:
+                state.close()
+    lines = dry_run_lines(run, file, report)
+    if counts and (lines or not run.quiet):
+        lines.append(
+            f"{file.name}: {counts.imported} would be added or updated, {counts.unchanged} are "
+            f"unchanged, {counts.not_imported} would not be imported"
+        )
+    for line in lines:
+        echo(line, sys.stderr)
+    if report.rejected_rows > settings.csv.max_not_imported:
+        return ExitStatus.INCOMPLETE
+    return ExitStatus.OK
+
+
+def print_payloads(
+    file: InputFile, report: FileReport, state: SyncState | None, settings: Settings
+) -> RowCounts | None:
+    """Print a line of JSON per user; return None if nobody reads it to the end."""
+    counts = RowCounts()
+    table = open_csv(file, settings)
+    table.accepted_width = report.table.accepted_width
+    # JSON is UTF-8 (RFC 8259, 8.1), whatever the console's encoding is.
+    output = sys.stdout.buffer
+    try:
+        for row in table.rows():
+            try:
+                mapped = map_row(row, table)
+            except RowRejected as rejection:
+                counts.reject(rejection.category)
+                continue
+            upload = Upload(row, mapped.user, contact_id=mapped.user.get("id", ""))
+            if state and recall_upload(upload, state, settings):
+                counts.unchanged += 1
+                continue
+            payload = build_request(upload, settings, upload.contact_id).payload
+            line = JSON_UNICODE.encode(payload)
+            # Half of a surrogate pair (some encodings have them) is an escape in JSON too.
+            output.write(line.encode(errors="backslashreplace") + b"\n")
+            counts.imported += 1
+        output.flush()
+    except OSError as error:
+        discard_stream(sys.stdout)
+        # The reader has closed the pipe, as `head` does. Windows calls that EINVAL.
+        if error.errno in (errno.EPIPE, errno.EINVAL):
+            return None
+        raise RunAborted(f"can't write to standard output: {error.strerror}") from None
+    return counts
+
+
+def dry_run_lines(run: ImportRun, file: InputFile, report: FileReport) -> list[str]:
+    """Return what the preflight has to say, apart from reasons to stop."""
+    lines = []
+    if not run.quiet:
+        lines += [note for note in (file.note, *report.notes) if note]
+    lines += report.warnings
+    lines += config_warnings(run.settings, report.table)
+    lines += report.omitted_lines(would=True)
+    lines += report.rejected_lines()
+    if report.repeated_users:
+        lines.append(report.repeated_users)
+    return lines
+
+
+class CheckReport:
+    """The lines of --check, printed as they are found, and whether one of them is a problem.
+
+    They are all on standard output, as they are what was asked for. Reading a large file and asking
+    Intercom take a while, so nothing waits for the end.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.has_problem = False
+
+    def ok(self, line: str) -> None:
+        if not self.quiet:
+            echo(line, sys.stdout)
+
+    def warning(self, line: str) -> None:
+        echo(line, sys.stdout, "yellow")
+
+    def problem(self, line: str) -> None:
+        """Print a line about something that would stop a run, or keep rows from being imported."""
+        self.has_problem = True
+        echo(line, sys.stdout, "red")
+
+
+def check(run: ImportRun) -> int:
+    """Check settings, file, folders, Intercom and notices; return the exit status."""
+    report = CheckReport(quiet=run.quiet)
+    for line in run.problems.lines(run.config.name):
+        report.problem(line)
     if not run.problems:
-        yield FINE, f"{run.config.name}: is right"
-    # The file can be looked at without credentials, which are what is still missing at first.
-    if run.problems.keys() <= {f"[intercom] {key}" for key in CREDENTIALS}:
-        yield from check_file(run)
+        report.ok(f"{run.config.name}: OK")
+    check_permissions(run, report)
+    # Each step is taken whatever the others found, so that everything can be fixed at once.
+    if all(place.startswith(SERVICE_SECTIONS) for place in run.problems.by_place):
+        check_file(run, report)
+        check_folders(run, report)
     if not run.problems:
-        yield from check_intercom(run)
-    for name in SERVICES:
-        if not getattr(settings, f"{name.lower()}_use_{name.lower()}"):
-            yield FINE, f"{name}: not used"
-        elif not run.arguments.notify or run.has_problem_in(name.lower()):
-            yield FINE, f"{name}: set up, not asked; --check --notify posts a test notice"
+        check_intercom(run, report)
+    check_notices(run, report)
+    if run.problems:
+        return ExitStatus.CONFIG_ERROR
+    return ExitStatus.INCOMPLETE if report.has_problem else ExitStatus.OK
+
+
+def check_permissions(run: ImportRun, report: CheckReport) -> None:
+    """Warn if others may read the secrets in .env or config.ini."""
+    for path in run.settings.files_with_secrets:
+        if is_readable_by_others(path):
+            report.warning(
+                f"{path.name}: others may read the secrets in it; run chmod 600 {path}"
+            )
+
+
+def is_readable_by_others(path: Path) -> bool:
+    if os.name != "posix":
+        return False  # Windows has no such bits
+    return bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def check_file(run: ImportRun, report: CheckReport) -> None:
+    """Check the input file, and show an example per mapped field."""
+    settings = run.settings
+    source = "S3" if settings.aws.use_aws else "file"
+    try:
+        file = find_input(settings, never_stop)
+    except RunAborted as error:
+        report.problem(f"{source}: {error}")
+        return
+    with contextlib.closing(file):
+        if file.note:
+            report.ok(file.note)
+        report.ok(
+            f"{source}: {file.location}, {describe_age(file.age(settings.timezone))}"
+        )
+        # A file named on the command line may be of any age: it was chosen by hand.
+        if settings.file.max_age_hours == math.inf and not run.arguments.filename:
+            report.warning(
+                "[file] max_age_hours is blank: if the export stops, last month's file would be "
+                "imported again without warning"
+            )
+        try:
+            preflight = Preflight(file, settings, never_stop)
+            found = preflight.run(is_named=bool(run.arguments.filename))
+        except RunAborted as error:
+            report.problem(f"{source}: this file would not be imported: {error}")
+            return
+    report_file(run, found, report)
+
+
+def report_file(run: ImportRun, found: FileReport, report: CheckReport) -> None:
+    """Report what the preflight found."""
+    settings = run.settings
+    rows = pluralize(found.rows, "row")
+    columns = pluralize(len(found.table.headings), "column")
+    for line in [f"{rows}, {columns}", *mapping_table(found), *found.notes]:
+        report.ok(line)
+    warnings_found = [*found.warnings, *config_warnings(settings, found.table)]
+    warnings_found += number_timestamps(settings)
+    warnings_found += found.omitted_lines(would=True)
+    if found.repeated_users:
+        warnings_found.append(found.repeated_users)
+    for line in warnings_found:
+        report.warning(line)
+    report_rejected = report.warning
+    if found.rejected_rows > settings.csv.max_not_imported:
+        report_rejected = report.problem
+    for line in found.rejected_lines():
+        report_rejected(line)
+    if found.reason:
+        report.problem(f"this file would not be imported: {found.reason}")
+
+
+def describe_age(age: timedelta) -> str:
+    """Return an age in words, such as "26 days old" or "3 hours old"."""
+    if age < timedelta(0):
+        return f"from the future by {describe_duration(-age)}"
+    return f"{describe_duration(age)} old"
+
+
+def describe_duration(duration: timedelta) -> str:
+    hours = duration // timedelta(hours=1)
+    if hours >= 48:
+        return pluralize(hours // 24, "day")
+    if hours:
+        return pluralize(hours, "hour")
+    return pluralize(duration // timedelta(minutes=1), "minute")
+
+
+class TableLine(NamedTuple):
+    """A line of the table that --check prints, one per mapped field."""
+
+    name: str
+    source: str  # the column's heading, or the constant
+    type_name: str
+    cell: str
+    sent: str
+    omitted: str
+
+
+TABLE_HEADINGS = TableLine("field", "column", "type", "example", "sent as", "omitted")
+
+
+def mapping_table(found: FileReport) -> list[str]:
+    """Return aligned lines that show for each mapped field a value, and what is sent for it."""
+    lines = [TABLE_HEADINGS]
+    lines += [column_line(column.mapping, found) for column in found.table.columns]
+    constants = dict(found.table.constants)
+    attributes = constants.pop("custom_attributes", {})
+    for name, value in [*constants.items(), *attributes.items()]:
+        shown = JSON_UNICODE.encode(value)
+        lines.append(TableLine(name, "(constant)", "", "", shown, ""))
+    return align(lines)
+
+
+def column_line(mapping: FieldMapping, found: FileReport) -> TableLine:
+    sample = found.samples.get(mapping)
+    cell = "(no value)"
+    sent = ""
+    if sample:
+        cell = sample.cell
+        sent = JSON_UNICODE.encode(sample.value)
+    occurrences = found.omitted.get(mapping)
+    omitted = "0"
+    if occurrences:
+        omitted = str(occurrences.count)
+    return TableLine(
+        mapping.name, mapping.heading, mapping.describe_type(), cell, sent, omitted
+    )
+
+
+def align(lines: list[TableLine]) -> list[str]:
+    """Return the lines in aligned columns, and cut the longest values until the lines fit."""
+    columns = [[redact(cell) for cell in column] for column in zip(*lines, strict=True)]
+    limit = REPORT_WIDTH
+    aligned = join_columns(columns, limit)
+    while limit > MIN_CELL_SHOWN and max(map(len, aligned)) > REPORT_WIDTH:
+        limit -= 1
+        aligned = join_columns(columns, limit)
+    return aligned
+
+
+def join_columns(columns: list[list[str]], limit: int) -> list[str]:
+    """Return the lines of the table, with cells of `limit` characters at most."""
+    padded = []
+    for column in columns:
+        cells = [shorten(cell, limit) for cell in column]
+        width = max(map(len, cells))
+        padded.append([cell.ljust(width) for cell in cells])
+    lines = ["  " + "  ".join(cells) for cells in zip(*padded, strict=True)]
+    return [line.rstrip() for line in lines]
+
+
+def shorten(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 3]}..."
+
+
+def check_folders(run: ImportRun, report: CheckReport) -> None:
+    """Check that a run could write its logs, its reject file and its state file."""
+    problems = write_problems(run.settings)
+    for problem in problems:
+        report.problem(problem)
+    if not problems:
+        report.ok("logs, rejected rows and state: can be written")
+    if run.settings.intercom.skip_unchanged:
+        # A damaged state file, or another kind of file, shows only once it is read.
+        try:
+            state = open_state(run.settings, write=False)
+        except RunAborted as error:
+            report.problem(str(error))
         else:
-            text = f"A test notice of the import of users to Intercom, from {socket.gethostname()}"
-            took_it = notify(settings, [text], "yellow", [name], sys.stdout)
-            what = "took" if took_it else "did not take"
-            yield FINE if took_it else WRONG, f"{name}: {what} the test notice"
+            if state:
+                state.close()
 
 
-def check_file(run: Run) -> Iterator[tuple[int, str]]:
-    """Which file it would be, and for each mapped field an example of what would be sent."""
-    settings, place = run.settings, "S3" if run.settings.aws_use_aws else "file"
-    try:
-        file = open_file(settings)
-        with file.content:
-            old = timedelta(seconds=max(0, int(age(file, settings))))
-            yield FINE, f"{place}: {file.path}, {old} old"
-            found = survey(file, settings)
-    except StopRun as error:
-        yield WRONG, f"{place}: {error}"
+def check_intercom(run: ImportRun, report: CheckReport) -> None:
+    """Check that Intercom accepts the credentials, the API version and the custom attributes."""
+    settings = run.settings
+    client = IntercomClient(settings, run.stop)
+    me = client.me()
+    # A captive portal answers 200 too. Only Intercom names the owner of the token.
+    owner_types = ("admin", "app")
+    if (
+        not isinstance(me, Response)
+        or me.status != 200
+        or me.json.get("type") not in owner_types
+    ):
+        report.problem(f"Intercom: {fatal_reason(me, settings)}")
         return
-    yield FINE, f"{place}: {counted(found.rows, 'row')}"
-    for source in found.sheet.columns:
-        cell, value = found.samples.get(source, ("", None))
-        count = found.left_out.get(source, Examples()).count
-        sent = f"{cell[:50]!r} is sent as {LETTERS.encode(value)[:80]}" if cell else "no value"
-        wrong = f"; {count} left out" if count else ""
-        yield FINE, f"  {source.name} = {source.text} : {source}: {sent}{wrong}"
-    for name, value in found.sheet.constants.items():
-        yield FINE, f"  {name}: every user is sent {LETTERS.encode(value)[:80]}"
-    yield from ((FINE, text) for _, text in remarks(settings, found.sheet))
-    yield from ((WRONG if found.rejected else WORTH_KNOWING, line) for line in account(found))
-    if reason := found.reason_to_stop(is_named=bool(run.arguments.filename)):
-        yield WRONG, f"a run would stop: {reason}"
-
-
-def check_intercom(run: Run) -> Iterator[tuple[int, str]]:
-    """Whether Intercom would have us."""
-    intercom, url = Intercom(run.settings, run.is_stopped), urlsplit(run.settings.intercom_user_url)
-    answer = intercom.exchange("GET", f"{url.scheme}://{url.netloc}/me")
+    report.ok(f"Intercom: authenticated as {me.json.get('name') or 'an app'}")
+    first_page = client.first_page()
+    if is_wrong_api(first_page):
+        report.problem(f"Intercom: {fatal_reason(first_page, settings)}")
+    elif (
+        not isinstance(first_page, Response)
+        or first_page.status != 200
+        or not first_page.json
+    ):
+        # Gateways may let only POST through, and the token may not be allowed to read users.
+        report.warning(
+            f"Intercom: can't read {settings.intercom.user_url} "
+            f"({describe_response(first_page)}); adding users may work all the same"
+        )
     try:
-        if answer.status != 200 or answer.content.get("type") not in ("admin", "app"):
-            raise StopRun(stop_reason(answer, run.settings))
-        missing = attributes_to_make(intercom)
-    except StopRun as error:
-        yield WRONG, f"Intercom: {error}"
+        attributes = check_attributes(client, retry=False)
+    except RunAborted as error:
+        report.problem(f"Intercom: {error}")
         return
-    yield FINE, f"Intercom: accepts the credentials of {answer.content.get('name') or 'an app'}"
-    if missing:
-        yield FINE, f"Intercom: custom attributes that a run would make: {', '.join(missing)}"
+    report_attributes(run, attributes, report)
 
 
-#### The command line
+def is_wrong_api(response: Response | NoResponse) -> bool:
+    """Return whether a run would stop at its first user, as the URL or the version is wrong."""
+    if not isinstance(response, Response):
+        return False
+    # Apps on API 2.x refuse /users like this, whatever the request.
+    if response.status == 400:
+        return "intercom_version_invalid" in parse_errors(response).codes
+    # A gateway that takes POST alone answers the same, but without Intercom's error list.
+    if response.status in (404, 405):
+        return has_error_list(response)
+    return response.status == 401
 
-EXAMPLES = """\
+
+def report_attributes(
+    run: ImportRun, attributes: AttributeReport | None, report: CheckReport
+) -> None:
+    settings = run.settings
+    if attributes is None:
+        if settings.uses_contacts and settings.attribute_mappings:
+            report.warning(
+                "Intercom: the token isn't allowed to read custom attributes; not compared"
+            )
+        return
+    if problem := attributes_problem(attributes):
+        report.problem(f"Intercom: {problem}")
+    elif attributes.missing:
+        report.ok(
+            f"Intercom: custom attributes to be created: {', '.join(attributes.missing)}"
+        )
+    if not attributes.options:
+        return
+    try:
+        with contextlib.closing(find_input(settings, never_stop)) as file:
+            lines = values_outside_options(
+                file, settings, attributes.options, never_stop
+            )
+    except RunAborted:
+        return  # check_file has reported it
+    for line in lines:
+        report.warning(line)
+
+
+def check_notices(run: ImportRun, report: CheckReport) -> None:
+    """Report which notices are enabled; with --notify, post a test notice to each service."""
+    enabled = {
+        "Hipchat": run.settings.hipchat.use_hipchat,
+        "Slack": run.settings.slack.use_slack,
+    }
+    for service, is_enabled in enabled.items():
+        if not is_enabled:
+            report.ok(f"{service}: disabled")
+        elif run.problems.concern(service.lower()):
+            report.ok(f"{service}: not tested, its settings are invalid")
+        elif not run.arguments.notify:
+            report.ok(f"{service}: configured, not tested (use --check --notify)")
+        else:
+            post_test_notice(run, service, report)
+
+
+def post_test_notice(run: ImportRun, service: str, report: CheckReport) -> None:
+    text = f"Test notice of the Intercom import on {socket.gethostname()}"
+    is_sent = notify(
+        run.settings,
+        [text],
+        "yellow",
+        run.stop,
+        services=[service],
+        stream=sys.stdout,
+    )
+    if is_sent:
+        report.ok(f"{service}: test notice sent")
+    else:
+        report.problem(f"{service}: test notice failed")
+
+
+#### Command line
+
+EPILOG = """\
 examples:
-  python export_csv.py                       the newest file, as config.ini says
-  python export_csv.py users_2026.csv        this file
-  python export_csv.py --dry-run > out.jsonl what Intercom would get
-exit status: 0 all rows are in Intercom, 1 stopped or rows not imported,
-  2 wrong settings, 3 another run is under way, 130 Ctrl-C, 143 SIGTERM
+  python export_csv.py                          import the newest file
+  python export_csv.py users_2026.csv           import one file
+  python export_csv.py --check                  see whether a run would work
+  python export_csv.py --dry-run > users.jsonl  print what would be sent
+
+exit status:
+  0    every row was imported or is unchanged
+  1    the run stopped, or some rows were not imported
+  2    invalid arguments or settings; nothing was sent
+  3    another run with the same config file is in progress
+  130  interrupted (Ctrl-C)
+  143  terminated (SIGTERM); in general, 128 + the number of the signal
 """
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that ends quietly if its message can't be printed: a full disk, a closed stream.
+
+    Python 3.12 and later do that, but in 3.10 and 3.11 a traceback would follow.
+    """
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            super()._print_message(message, file)
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    """Parse the command line. Exits with status 2 if it is invalid, with 0 after --help."""
+    parser = ArgumentParser(
         prog="export_csv.py",
-        description="Add or update the users of a CSV file in Intercom.",
-        epilog=EXAMPLES,
+        description="Create or update Intercom users from a CSV file, one request per user.",
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    default = Path(__file__).resolve().with_name("config.ini")
-    add, either = parser.add_argument, parser.add_mutually_exclusive_group()
-    add("filename", nargs="?", help="the file, whatever [file] in config.ini says")
-    add("--config", metavar="FILE", type=Path, default=default, help="instead of config.ini")
-    add("--local", action="store_true", help="read from disk, even where use_aws = true")
-    either.add_argument("--dry-run", action="store_true", help="print the users, send nothing")
-    either.add_argument("--check", action="store_true", help="say whether a run would work")
-    add("--notify", action="store_true", help="with --check: post a test notice to each service")
-    add("--quiet", action="store_true", help="print nothing but what needs somebody: for cron")
-    add("--version", action="version", version=f"%(prog)s {VERSION}")
+    default_config = Path(__file__).resolve().with_name("config.ini")
+    modes = parser.add_mutually_exclusive_group()
+    parser.add_argument(
+        "filename",
+        nargs="?",
+        help="CSV file to import: a path, or in S3 a key below [aws] folder "
+        "(default: the file that [file] in the config file selects)",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        default=default_config,
+        help="config file (default: config.ini next to export_csv.py)",
+    )
+    parser.add_argument(
+        "--local", action="store_true", help="read from disk even if use_aws = true"
+    )
+    modes.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be sent, as JSON lines; send nothing",
+    )
+    modes.add_argument(
+        "--check",
+        action="store_true",
+        help="check settings, file and credentials; send nothing",
+    )
+    parser.add_argument(
+        "--notify",
+        action="store_true",
+        help="with --check: post a test notice to each chat service in use",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="print only warnings and errors (for cron)"
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     arguments = parser.parse_args(argv)
     if arguments.filename == "":
-        parser.error("the filename is blank")
+        parser.error("filename is empty")
     if arguments.notify and not arguments.check:
-        parser.error("--notify goes with --check")
+        parser.error("--notify requires --check")
     return arguments
 
 
-def lock(file: IO[bytes]) -> bool:
-    """Whether no other run has locked the file; the lock dies with its process."""
+class LockResult(Enum):
+    """The result of trying to lock the config file."""
+
+    LOCKED = auto()
+    TAKEN = auto()  # by another run
+    UNSUPPORTED = auto()  # the file system has no locks
+
+
+def try_lock(file: IO[bytes]) -> LockResult:
+    """Try to lock the config file. The system releases the lock when the process exits.
+
+    So a run that was killed leaves nothing behind that would keep the next one from starting, as a
+    file with a process id would. Runs with different config files don't hinder each other.
+    """
     try:
         if sys.platform == "win32":
-            file.seek(2**30)  # a lock hides what it covers from others, so not the text
+            # Locked bytes can't be read there, so lock one far beyond the end of the text.
+            file.seek(2**30)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        return False
-    return True
+        return LockResult.TAKEN
+    except OSError:  # ENOLCK, ENOSYS, EOPNOTSUPP: network file systems
+        return LockResult.UNSUPPORTED
+    return LockResult.LOCKED
 
 
-def run_once(config: Path, arguments: argparse.Namespace) -> int:
-    """Check, rehearse or run with these settings, or say what is wrong with them."""
-    settings, problems = read_settings(config, arguments)
-    run = Run(settings, problems, config, arguments, datetime.now())
-    if arguments.check:
-        return check_setup(run)
-    if arguments.dry_run:
-        for line in run.problem_lines():
-            echo(line, sys.stderr)
-        return WRONG_SETTINGS if problems else dry_run(run)
-    CONSOLE.setLevel("ERROR" if arguments.quiet else "WARNING")
+def open_config(path: Path) -> IO[bytes]:
+    """Open the config file. Raise OSError if it can't be read."""
+    if path.exists() and not path.is_file():
+        # Reading a named pipe would block.
+        raise OSError(errno.EINVAL, "not a regular file")
+    file = path.open("rb")
     try:
-        if not run.has_problem_in("log"):
-            run.error_log = open_logs(settings, run.started)
-        if not problems:
-            catch_signals(run)
-            import_users(run)
-    except KeyboardInterrupt as error:
-        if run.ledger:
-            raise
-        run.stop(f"{signal.Signals(error.args[0]).name} ended it")
-    except Exception as error:
-        run.stop(error)
-    return refuse_settings(run) if problems else conclude(run)
+        file.read()  # a failing disk or network share shows only now
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def run_mode(config: Path, arguments: argparse.Namespace, lock_warning: str) -> int:
+    """Run the selected mode: --check, --dry-run or an import; return the exit status."""
+    settings, problems = load_settings(config, arguments)
+    run = ImportRun(settings, problems, config, arguments, datetime.now())
+    if arguments.check:
+        return check(run)
+    if not arguments.dry_run:
+        return start_import(run, lock_warning)
+    if not problems:
+        return dry_run(run)
+    for line in problems.lines(config.name):
+        echo(line, sys.stderr)
+    return ExitStatus.CONFIG_ERROR
+
+
+def start_import(run: ImportRun, lock_warning: str) -> int:
+    """Open the logs, and run an import unless something is wrong with them or the settings."""
+    try:
+        if not run.problems.concern("log"):
+            run.error_log = open_logs(run.settings, run.started)
+    except RunAborted as error:
+        run.stop.request(error)
+    if run.problems:
+        return report_config_errors(run)
+    if run.stop.is_set():
+        return report_outcome(run)
+    if lock_warning:
+        warn(run, lock_warning)
+    run.stop.catch_signals()
+    return run_import(run)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Lock the config, so that no two runs send the same users, and run; the exit status."""
+    """Lock the config file so that two runs can't overlap, and run; return the exit status."""
     arguments = parse_arguments(argv)
     config: Path = arguments.config
-    # What the process is to be like.
-    os.umask(0o077)  # what is made is its owner's alone
+    os.umask(
+        0o077
+    )  # logs and reject files contain users' data: only their owner may read them
+    # Without a handler, Python would print warnings of libraries to standard error.
     logging.getLogger().addHandler(logging.NullHandler())
+    # If the console can't show a character, print its escape instead of failing.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # The config, and its lock.
     try:
-        if config.exists() and not config.is_file():
-            raise OSError(errno.EINVAL, "it is no file")  # a pipe would hang the run
-        file = config.open("rb")
-    except OSError as error:
-        echo(f"export_csv.py: {config} can't be read: {error.strerror}; see --config", sys.stderr)
-        return WRONG_SETTINGS
+        file = open_config(config)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        echo(
+            f"export_csv.py: can't read {config}: {reason}; check --config", sys.stderr
+        )
+        return ExitStatus.CONFIG_ERROR
+    with file:
+        lock_warning = ""
+        # --check and --dry-run change nothing, so they may run beside an import.
+        if not (arguments.check or arguments.dry_run):
+            result = try_lock(file)
+            if result is LockResult.TAKEN:
+                echo(
+                    f"export_csv.py: another run is already using {config}", sys.stderr
+                )
+                return ExitStatus.ALREADY_RUNNING
+            if result is LockResult.UNSUPPORTED:
+                lock_warning = (
+                    f"{config} can't be locked on this file system: make sure that no two runs "
+                    "overlap"
+                )
+        return run_safely(config, arguments, lock_warning)
+
+
+def run_safely(config: Path, arguments: argparse.Namespace, lock_warning: str) -> int:
+    """Run the selected mode, and report what it raises in one line."""
     try:
-        if not (arguments.check or arguments.dry_run or lock(file)):
-            echo(f"export_csv.py: another run with {config} is under way", sys.stderr)
-            return UNDER_WAY
-        return run_once(config, arguments)
-    except StopRun as error:
-        echo(f"export_csv.py: {error}", sys.stderr)
-        return INCOMPLETE
-    except KeyboardInterrupt as error:  # the second one, or before there is anything to end
-        echo("export_csv.py: ended at once: what is left is only in the input", sys.stderr)
-        os._exit(128 + (error.args[0] if error.args else signal.SIGINT))
+        return run_mode(config, arguments, lock_warning)
+    except RunAborted as error:
+        echo(f"export_csv.py: {error}", sys.stderr, "red")
     except Exception as error:
-        echo(f"export_csv.py: {unforeseen(error)}", sys.stderr)
-        return INCOMPLETE
-    finally:
-        file.close()
+        echo(f"export_csv.py: {describe_unexpected(error)}", sys.stderr, "red")
+    return ExitStatus.INCOMPLETE
+
+
+def exit_process(status: int) -> NoReturn:
+    """End the process without waiting for threads that are still in a blocking call.
+
+    A request in flight may take two minutes more, and a silent name server even longer.
+    Nothing may be printed after this, not even by Python if standard output can't be flushed.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream:
+                stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(status)
+
+
+def run_and_exit() -> NoReturn:
+    """Run the program, and end the process."""
+    try:
+        exit_status = main()
+    except SystemExit as error:  # argparse's: 0 for --help and --version, 2 for errors
+        exit_status = int(error.code or ExitStatus.OK)
+    exit_process(exit_status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit()

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes .venv beside this file and installs requirements.txt into it. Run again, it keeps a good
-# .venv and adds what is missing. PYTHON=/path/to/python3 names the Python to make it with.
+# Creates .venv next to this file and installs requirements.txt into it, in the versions that were
+# tested (tests/constraints.txt). Run it again to update or repair .venv. To choose the Python that
+# creates it, set PYTHON=/path/to/python3.
 set -u
 
 fail() {
@@ -11,29 +12,32 @@ fail() {
 script=$0
 while [ -h "$script" ]; do
     target=$(readlink -- "$script" 2>/dev/null) ||
-        fail "cannot follow the link $script; run the file that it leads to"
+        fail "cannot follow the link $script; run the file it points to"
     case $target in
         /*) script=$target ;;
         *) script=$(dirname -- "$script")/$target ;;
     esac
 done
-here=$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd) || fail 'cannot find the folder I am in'
+here=$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd) ||
+    fail "cannot find this script's folder"
 [ -f "$here/requirements.txt" ] ||
-    fail "no requirements.txt in $here; run the installboto.sh that lies beside export_csv.py"
+    fail "no requirements.txt in $here; run the installboto.sh next to export_csv.py"
 venv=$here/.venv
 venv_python=$venv/bin/python
 
-# Each of these makes pip install elsewhere, in part, or not at all; a mirror's address may stay.
+# Each of these makes pip install elsewhere, partially, or not at all. PIP_INDEX_URL and the
+# like are kept.
 unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_PYTHON PIP_DRY_RUN PIP_NO_DEPS
 
-# A half-made .venv has no pip that runs; one whose Python was replaced has none either.
+# pip doesn't run if .venv is incomplete, or if its Python has been removed or replaced.
 venv_is_good() {
     "$venv_python" -I -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 &&
         "$venv_python" -I -m pip --version >/dev/null 2>&1
 }
 
-# Prints a version and "ok", "old" or "no-venv". Debian's python3 without python3-venv has venv but
-# not ensurepip, and would leave half a .venv behind. Must run on Python 2, which can be `python`.
+# Prints a version and "ok", "old" or "no-venv". Without python3-venv, Debian's python3 has venv but
+# not ensurepip, and would leave an incomplete .venv behind. `python` may be Python 2, so this must
+# run on it.
 probe='
 import sys
 version = "%d.%d.%d" % sys.version_info[:3]
@@ -48,7 +52,7 @@ else:
         print(version + " no-venv")
 '
 
-# Sets python to the first one that will do, or ends with what to do about it.
+# Sets python to the first suitable one, or fails with what to install.
 find_python() {
     old='' without_venv=''
     if [ -n "${PYTHON:-}" ]; then
@@ -70,40 +74,45 @@ find_python() {
             *) package=python3-venv ;;
         esac
         fail "$without_venv has no venv module;" \
-            "on Debian or Ubuntu: apt install $package, then run this again"
+            "install it (on Debian or Ubuntu: apt install $package) and run this again"
     elif [ -n "$old" ]; then
-        fail "Python 3.10 or later is needed and $old;" \
-            "install a newer one, or name it: PYTHON=/path/to/python3 sh installboto.sh"
+        fail "Python 3.10 or later is required, but $old;" \
+            'install a newer one, or select it: PYTHON=/path/to/python3 sh installboto.sh'
     elif [ -n "${PYTHON:-}" ]; then
-        fail "PYTHON=$PYTHON does not run;" \
-            "set it to the path of a Python 3.10 or later, or unset it"
+        fail "PYTHON=$PYTHON can't be run;" \
+            'set it to the path of Python 3.10 or later, or unset it'
     else
-        fail 'Python is not installed; install 3.10 or later' \
-            '(on Debian: apt install python3 python3-venv), then run this again'
+        fail 'Python not found; install Python 3.10 or later' \
+            '(on Debian or Ubuntu: apt install python3 python3-venv) and run this again'
     fi
 }
 
 if ! venv_is_good; then
     find_python
-    rm -rf -- "$venv" || fail "cannot remove the broken $venv; remove it, then run this again"
+    rm -rf -- "$venv" || fail "cannot remove the broken $venv; remove it and run this again"
     "$python" -I -m venv "$venv" || {
         rm -rf -- "$venv"
-        fail "$python -m venv could not make $venv; what it said stands above"
+        fail "$python -m venv failed (see above); fix it and run this again"
     }
 fi
 
-# -I: a PYTHONPATH that holds boto3 would make pip believe that it is installed already.
-"$venv_python" -I -m pip install --quiet --disable-pip-version-check \
-    -r "$here/requirements.txt" >"$venv/install.log" 2>&1 || {
+set -- -r "$here/requirements.txt"
+if [ -f "$here/tests/constraints.txt" ]; then
+    set -- "$@" -c "$here/tests/constraints.txt"
+fi
+# Without -I, pip would count packages on PYTHONPATH as installed.
+"$venv_python" -I -m pip install --quiet --disable-pip-version-check "$@" \
+    >"$venv/install.log" 2>&1 || {
     cat -- "$venv/install.log" >&2
-    fail 'pip could not install requirements.txt; what it said stands above;' \
-        'run this again when that is mended'
+    fail 'pip failed (see above); fix it and run this again'
 }
 "$venv_python" -I -c 'import boto3, requests, dotenv' >>"$venv/install.log" 2>&1 ||
-    fail "pip saw no error, but the packages can't be imported ($venv/install.log says why);" \
-        'look for target, prefix, root or dry-run in what' \
-        "'$venv_python -m pip config list' prints," \
-        "or else remove $venv, then run this again"
+    fail "pip succeeded, but the packages can't be imported (see $venv/install.log);" \
+        'look for target, prefix, root or dry-run in the output of' \
+        "'$venv_python -m pip config list', or else remove $venv, and run this again"
 
-echo 'Installed into .venv. Next: ".venv/bin/python tests/sandbox.py" shows a whole run;' \
-    'for your own, fill in config.ini.'
+demo=''
+if [ -f "$here/tests/sandbox.py" ]; then
+    demo='try the demo (.venv/bin/python tests/sandbox.py), or '
+fi
+echo "Installed into .venv. Next: ${demo}fill in config.ini."

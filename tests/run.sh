@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what is missing, lints, checks the types and runs every test. Arguments go to pytest:
-# `sh tests/run.sh -n 0 -k setup` runs some of the tests, one after the other.
+# Installs what is missing, lints, checks types and runs all tests. Arguments are passed to pytest:
+# `sh tests/run.sh -n 0 -k setup` runs only the matching tests, one at a time.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 
-# Each goes on after the one before it failed, so that one run shows all that is wrong.
+# A failed step doesn't stop the next one, so that one run shows everything that is wrong.
 status=0
 step() {
     printf '== %s\n' "$1"
@@ -16,9 +16,10 @@ printf '== installing\n'
 sh installboto.sh
 python=.venv/bin/python
 unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN
-"$python" -I -m pip install -qq --disable-pip-version-check -r tests/requirements.txt
+"$python" -I -m pip install -qq --disable-pip-version-check \
+    -r tests/requirements.txt -c tests/constraints.txt
 
-# Keeps the repository's top level free of caches.
+# Keep caches out of the repository's top level.
 export PYTHONDONTWRITEBYTECODE=1
 export RUFF_CACHE_DIR="$PWD/tests/.cache/ruff"
 export HYPOTHESIS_STORAGE_DIRECTORY="$PWD/tests/.cache/hypothesis"
@@ -26,7 +27,6 @@ export HYPOTHESIS_STORAGE_DIRECTORY="$PWD/tests/.cache/hypothesis"
 step 'lint: ruff' "$python" -m ruff check --quiet --output-format concise \
     --config tests/ruff.toml export_csv.py tests
 step 'lint: format' "$python" -m ruff format --diff --quiet --config tests/ruff.toml export_csv.py tests
-step 'lint: lengths' "$python" tests/lengths.py
 step 'types: mypy' "$python" -m mypy --no-error-summary --config-file tests/mypy.ini export_csv.py tests
 step 'tests' "$python" -m pytest -c tests/pytest.ini -n 4 "$@" tests
 exit "$status"

@@ -1,4 +1,4 @@
-"""Intercom's limit of requests in a window: kept by a run that is alone, survived by others."""
+"""Intercom's rate limit: a run that is alone on its token keeps it, and waits if others use it."""
 
 from __future__ import annotations
 
@@ -14,299 +14,468 @@ from collections.abc import Callable
 from email.utils import formatdate
 
 import pytest
-from conftest import Project, Result, eventually
-from sandbox import Fault, Request, Sandbox
+from conftest import Project, Result, eventually, lines_of
+from faults import Fault
+from mock_http import Request
+from mock_services import MockServices
 
-from export_csv import Answer, RateLimit
+from export_csv import NoResponse, RateLimiter, Response, StopSignal, retry_pause
 
-LIMIT, LEFT, RESET = "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"
-SOON = 25  # seconds: far more than a run takes that waits for nothing, far less than one that does
+LIMIT = "X-RateLimit-Limit"
+REMAINING = "X-RateLimit-Remaining"
+RESET = "X-RateLimit-Reset"
+# 300 is the most that a run waits for a window. One that waits for nothing takes far less.
+SOON = 100
+
+#### Decisions
+
+NOW = 1_800_000_000  # the server's clock, which may be years ahead of ours
+DATE = {"Date": formatdate(NOW, usegmt=True)}
 
 
-def limited(sandbox: Sandbox, limit: int, window: int = 1, clock_offset: float = 0) -> None:
-    sandbox.limit, sandbox.window, sandbox.clock_offset = limit, window, clock_offset
+def reply(status: int = 200, **headers: object) -> Response:
+    """Return a response with these headers; `reset` is in seconds from its date."""
+    names = {"limit": LIMIT, "remaining": REMAINING}
+    written = {
+        names[name]: str(value) for name, value in headers.items() if name in names
+    }
+    if "reset" in headers:
+        written[RESET] = str(NOW + int(str(headers["reset"])))
+    return Response(status, DATE | written)
 
 
-def is_in(result: Result, sandbox: Sandbox, count: int) -> None:
-    """Every one of u1, u2, ... has arrived."""
+def limiter(*responses: Response | NoResponse, in_flight: int = 0) -> RateLimiter:
+    """Return a limiter after these responses, with so many requests in flight now."""
+    limiter = RateLimiter(StopSignal())
+    limiter.in_flight = len(responses)
+    for response in responses:
+        limiter.release(response)
+    limiter.in_flight += in_flight
+    return limiter
+
+
+def wait_of(limiter: RateLimiter) -> float:
+    """Return how long another request has to wait; 0: it may go at once."""
+    now = time.monotonic()
+    return max(0.0, limiter.next_slot(now) - now)
+
+
+def test_until_the_first_response_one_request_is_in_flight() -> None:
+    assert wait_of(limiter()) == 0
+    assert wait_of(limiter(in_flight=1)) == math.inf
+    assert wait_of(limiter(reply(), in_flight=99)) == 0  # there is no limit
+    assert wait_of(limiter(NoResponse("lost"), in_flight=1)) == math.inf
+
+
+def test_requests_in_flight_count_as_sent() -> None:
+    for in_flight, has_to_wait in (0, False), (4, False), (5, True), (9, True):
+        window = limiter(reply(limit=20, remaining=5, reset=90), in_flight=in_flight)
+        assert (wait_of(window) > 60) == has_to_wait
+
+
+def test_after_the_window_the_next_one_is_as_large() -> None:
+    """Its first response says more."""
+    window = limiter(reply(limit=20, remaining=0, reset=90))
+    later = time.monotonic() + 91
+    for in_flight, may_go in (0, True), (19, True), (20, False):
+        window.in_flight = in_flight
+        assert (window.next_slot(later) == 0) == may_go
+
+
+def test_a_request_without_a_response_may_have_been_counted() -> None:
+    lost = NoResponse("timed out")
+    first = reply(limit=20, remaining=3, reset=90)
+    assert wait_of(limiter(first, lost, lost)) == 0
+    assert wait_of(limiter(first, lost, lost, lost)) > 60
+
+
+@pytest.mark.parametrize("waits", [(90, 40), (40, 90)])
+def test_of_a_windows_responses_the_earliest_end_counts(waits: tuple[int, int]) -> None:
+    """Date has whole seconds, so most responses report an end that is too late."""
+    window = RateLimiter(StopSignal())
+    for wait in waits:
+        date = formatdate(NOW + 90 - wait, usegmt=True)
+        window.update(
+            Response(
+                200, {LIMIT: "20", REMAINING: "0", RESET: str(NOW + 90), "Date": date}
+            ),
+            time.monotonic(),
+        )
+    assert 30 < wait_of(window) <= 40
+
+
+def test_responses_may_arrive_out_of_order() -> None:
+    """The lowest number counts, and an earlier window no more."""
+    earlier = reply(limit=20, remaining=7, reset=50)
+    last = reply(limit=20, remaining=0, reset=90)
+    same_window = reply(limit=20, remaining=5, reset=90)
+    assert wait_of(limiter(last, same_window, earlier)) > 60
+
+
+def test_a_429_holds_up_other_users_whatever_their_responses_say() -> None:
+    pause = Response(429, {"Retry-After": "9"})
+    assert wait_of(limiter(pause, Response(200), Response(429))) > 5
+
+
+# A Reset that says nothing useful: seconds from now
+@pytest.mark.parametrize("reset", [-60, 0, 301, 86400, NOW * 999])
+def test_a_reset_in_the_past_or_more_than_five_minutes_ahead_is_ignored(
+    reset: int,
+) -> None:
+    assert wait_of(limiter(reply(limit=20, remaining=0, reset=reset))) == 0
+    assert wait_of(limiter(reply(limit=20, remaining=0, reset=300))) > 200
+
+
+# The headers of a 429, and how many seconds it asks to wait
+PAUSES: list[tuple[dict[str, str], float]] = [
+    ({}, 0),
+    ({"Retry-After": "7"}, 7),
+    ({"Retry-After": "0"}, 0),
+    ({"Retry-After": formatdate(NOW + 8, usegmt=True)}, 8),
+    ({"Retry-After": formatdate(NOW - 8, usegmt=True)}, 0),
+    ({RESET: str(NOW + 9)}, 9),
+    ({RESET: str(NOW - 9)}, 0),
+    ({RESET: str(NOW + 9), "Retry-After": "7"}, 9),
+    ({RESET: str(NOW + 7), "Retry-After": "9"}, 9),
+    ({"Retry-After": "301"}, 300),
+    ({"Retry-After": "9" * 11}, 300),
+    ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, 300),
+    *[
+        ({name: text}, 0)
+        for name in ("Retry-After", RESET)
+        for text in (
+            "",
+            "soon",
+            "-5",
+            "1e9",
+            "0x10",
+            "\u0663",
+            "\xb2",
+            "\x01",
+            "NaN",
+            "9" * 999,
+        )
+    ],
+    ({"Retry-After": "Thu, 99 Foo 2026"}, 0),
+    ({"Retry-After": "Mon, 01 Jan 0001 00:00:00 GMT"}, 0),
+    ({"Retry-After": "Fri, 31 Dec 1999 23:59:59 -9999"}, 0),
+]
+
+
+@pytest.mark.parametrize(("headers", "seconds"), PAUSES)
+def test_how_long_a_429_is_waited_for(headers: dict[str, str], seconds: float) -> None:
+    """Both headers are measured against Date, so that a wrong local clock does no harm."""
+    assert retry_pause(Response(429, DATE | headers)) == seconds
+    assert retry_pause(Response(503, DATE | headers)) == 0
+
+
+def test_without_a_date_the_local_clock_counts() -> None:
+    assert 5 < retry_pause(Response(429, {RESET: str(int(time.time()) + 9)})) <= 9
+
+
+def test_requests_of_users_in_flight_are_sent_although_the_run_stops() -> None:
+    """Until their time is used up; others aren't sent any more."""
+    stop = StopSignal()
+    window = RateLimiter(stop)
+    stop.request("a reason")
+    assert not window.acquire()
+    assert window.acquire(grace=0.0)
+    window.release(reply())
+    stop.since -= 121
+    assert not window.acquire(grace=0.0)
+    assert window.acquire(grace=10.0)
+
+
+#### A run that is alone on its token
+
+
+def set_limit(
+    services: MockServices, limit: int, window: int = 1, clock_offset: float = 0
+) -> None:
+    services.limit = limit
+    services.window = window
+    services.clock_offset = clock_offset
+
+
+def check_import(result: Result, services: MockServices, count: int) -> None:
+    """Fail the test unless u1, u2, ... have all been imported."""
     assert (result.status, result.counts()) == (0, (count, 0, 0)), result
-    users = {user.get("user_id", user.get("external_id")) for user in sandbox.find()}
+    users = {user.get("user_id", user.get("external_id")) for user in services.find()}
     assert users >= {f"u{number}" for number in range(1, count + 1)}
-
-
-#### A run that is alone
 
 
 # concurrency, the limit, its window, the server's clock, and how many users
 ALONE = {
     "one by one": (1, 40, 1, 300, 70),
-    "five, clock behind": (5, 40, 1, -300, 70),
-    "five": (5, 40, 1, 0, 70),
-    "32, clock behind": (32, 40, 1, -300, 70),
+    "5, clock behind": (5, 40, 1, -300, 70),
     "32, clock ahead": (32, 40, 1, 300, 70),
-    "fewer than under way": (32, 5, 1, 0, 12),
-    "one a window": (8, 1, 1, 0, 3),
+    "fewer than in flight": (32, 5, 1, 0, 12),
+    "one per window": (8, 1, 1, 0, 3),
     "two seconds": (5, 20, 2, 0, 30),
-    "one more than under way": (32, 33, 1, 0, 60),
+    "one more than in flight": (32, 33, 1, 0, 60),
 }
 
 
 @pytest.mark.parametrize("case", ALONE)
-def test_a_run_that_is_alone_earns_no_429(project: Project, sandbox: Sandbox, case: str) -> None:
+def test_a_run_that_is_alone_never_gets_a_429(
+    project: Project, services: MockServices, case: str
+) -> None:
     concurrency, limit, window, clock_offset, count = ALONE[case]
-    limited(sandbox, limit, window, clock_offset)
-    sandbox.latency = 0.005
+    set_limit(services, limit, window, clock_offset)
+    services.latency = 0.005
     project.configure(intercom={"concurrency": concurrency})
     project.users(count)
-    is_in(project.run(), sandbox, count)
-    assert sandbox.answers == {200: count}
+    check_import(project.run(), services, count)
+    assert services.responses == {200: count}
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_failed_requests_count_too(project: Project, sandbox: Sandbox, concurrency: int) -> None:
-    limited(sandbox, 20)
-    sandbox.faults = [Fault(), Fault(status=503), Fault(drop=True), Fault(status=422)] * 4
+def test_failed_requests_count_too(
+    project: Project, services: MockServices, concurrency: int
+) -> None:
+    set_limit(services, 20)
+    services.faults = [
+        Fault(),
+        Fault(status=503),
+        Fault(drop=True),
+        Fault(status=422),
+    ] * 4
     project.configure(intercom={"concurrency": concurrency})
     project.users(40)
     result = project.run()
     assert result.counts() == (36, 0, 4)
-    assert sandbox.answers[429] == 0
+    assert services.responses[429] == 0
 
 
-def test_a_request_without_an_answer_is_counted(project: Project, sandbox: Sandbox) -> None:
-    """It is the last one of its window, but where a window ends between the two."""
-    limited(sandbox, 2, 2)
-    sandbox.faults = [Fault(), Fault(drop=True)]
-    project.users(2)
-    is_in(project.run(), sandbox, 2)
-    assert sandbox.answers == {0: 1, 200: 2}
-
-
-def test_a_request_without_an_answer_may_have_been_counted() -> None:
-    date = formatdate(1_800_000_000, usegmt=True)
-    window = {LIMIT: "20", RESET: "1800000009", "Date": date}
-    limit = RateLimit()
-    limit.learn(Answer(200, window | {LEFT: "3"}))
-    for _ in range(2):
-        assert limit.opens(under_way=1) == 0
-        limit.learn(Answer(0, failure="no answer"))
-    assert limit.opens(under_way=1) > time.monotonic() + 5
-
-
-@pytest.mark.parametrize("waits", [(90, 40), (40, 90)])
-def test_of_a_windows_answers_the_earliest_end_counts(waits: tuple[int, int]) -> None:
-    limit, window = RateLimit(), {LIMIT: "20", LEFT: "0", RESET: "1800000090"}
-    for wait in waits:
-        date = formatdate(1_800_000_090 - wait, usegmt=True)
-        limit.learn(Answer(200, window | {"Date": date}))
-    assert 30 < limit.opens(under_way=0) - time.monotonic() <= 40
-
-
-def test_a_429_holds_up_the_other_users_whatever_their_answers_say() -> None:
-    limit = RateLimit()
-    for answer in Answer(429, {"Retry-After": "9"}), Answer(200), Answer(429):
-        limit.learn(answer)
-    assert limit.opens(under_way=0) > time.monotonic() + 5
-
-
-def test_three_requests_for_a_contact_keep_the_limit(project: Project, sandbox: Sandbox) -> None:
-    limited(sandbox, 30)
-    sandbox.attributes = {"plan": "string"}
+def test_the_requests_for_a_contact_and_for_attributes_count_too(
+    project: Project, services: MockServices
+) -> None:
+    set_limit(services, 30)
+    services.attributes = {"plan": "string"}
     for number in range(1, 31):
-        sandbox.contacts[f"c{number}"] = {"external_id": f"u{number}", "role": "user"}
+        services.contacts[f"c{number}"] = {"external_id": f"u{number}", "role": "user"}
     project.configure(
-        intercom={"concurrency": 8, "user_url": sandbox.contacts_url},
+        intercom={"concurrency": 8, "user_url": services.contacts_url},
         custom_attributes={"plan": "name"},
     )
     project.users(30)
-    is_in(project.run(), sandbox, 30)
-    assert sandbox.answers == {200: 61, 409: 30}
+    check_import(project.run(), services, 30)
+    assert services.responses == {200: 61, 409: 30}
 
 
-def test_the_check_of_attributes_counts_too(project: Project, sandbox: Sandbox) -> None:
-    limited(sandbox, 1)
-    sandbox.attributes = {"plan": "string"}
-    project.configure(intercom={"concurrency": 4, "user_url": sandbox.contacts_url})
-    project.configure(custom_attributes={"plan": "name"})
-    project.users(2)
-    is_in(project.run(), sandbox, 2)
-    assert sandbox.answers == {200: 3}
-
-
-def test_the_limit_is_used_up_and_not_more(project: Project, sandbox: Sandbox) -> None:
-    """A run that is slowed down by the limit sends all that a window allows."""
-    limited(sandbox, 30)
-    sandbox.latency = 0.002
+def test_the_limit_is_used_up_and_not_exceeded(
+    project: Project, services: MockServices
+) -> None:
+    """A run that the limit slows down sends all that a window allows."""
+    set_limit(services, 30)
+    services.latency = 0.002
     project.configure(intercom={"concurrency": 8})
     project.users(70)
-    is_in(project.run(), sandbox, 70)
+    check_import(project.run(), services, 70)
     ahead = time.time() - time.monotonic()
-    windows = [int(request.began + ahead) for request in sandbox.requests]
-    assert max(len(list(group)) for _, group in itertools.groupby(windows)) >= 29, windows
+    windows = [int(request.started_at + ahead) for request in services.requests]
+    assert max(len(list(group)) for _, group in itertools.groupby(windows)) >= 29, (
+        windows
+    )
 
 
-#### A limit that is shared
+#### A limit that others use too
 
 
-def use_up(sandbox: Sandbox, wanted: Callable[[], bool]) -> None:
-    """What another program with the same token does to each window, while it is wanted."""
-    connection = http.client.HTTPConnection(sandbox.url.removeprefix("http://"), timeout=30)
-    headers = {"Authorization": f"Bearer {sandbox.token}", "Intercom-Version": "1.4"}
-    headers |= dict.fromkeys(("Accept", "Content-Type"), "application/json")
-    while wanted():
+def use_up(services: MockServices, is_wanted: Callable[[], bool]) -> None:
+    """Use up each window, as another program with the same token may do."""
+    host = services.url.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=30)
+    headers = {
+        "Authorization": f"Bearer {services.token}",
+        "Intercom-Version": "1.4",
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+    }
+    body = json.dumps({"user_id": "neighbour"})
+    while is_wanted():
         status = 200
         while status != 429:
-            connection.request("POST", "/users", json.dumps({"user_id": "neighbour"}), headers)
-            with connection.getresponse() as answer:
-                answer.read()
-                status = answer.status
+            connection.request("POST", "/users", body, headers)
+            with connection.getresponse() as response:
+                response.read()
+                status = response.status
         time.sleep(0.1)
     connection.close()
 
 
-def refused(sandbox: Sandbox) -> list[Request]:
-    """The run's requests that were answered 429."""
-    own = [one for one in sandbox.requests if one.body["user_id"] != "neighbour"]
+def rate_limited_requests(services: MockServices) -> list[Request]:
+    """Return the run's requests that were answered 429."""
+    own = [one for one in services.requests if one.body["user_id"] != "neighbour"]
     return [one for one in own if one.status == 429]
 
 
-@pytest.mark.parametrize(("concurrency", "clock_offset"), [(1, 300), (5, -300), (32, 300)])
+@pytest.mark.parametrize(("concurrency", "clock_offset"), [(1, 300), (32, -300)])
 def test_a_limit_that_others_use_up_is_waited_for(
-    project: Project, sandbox: Sandbox, concurrency: int, clock_offset: float
+    project: Project, services: MockServices, concurrency: int, clock_offset: float
 ) -> None:
-    limited(sandbox, 30, 1, clock_offset)
+    """A user that got a 429 is sent again in a later window."""
+    set_limit(services, 30, 1, clock_offset)
     project.configure(intercom={"concurrency": concurrency})
     project.users(60)
-    ended = threading.Event()
+    has_ended = threading.Event()
 
-    def wanted() -> bool:
-        return not (ended.is_set() or refused(sandbox))
+    def is_wanted() -> bool:
+        return not (has_ended.is_set() or rate_limited_requests(services))
 
-    neighbour = threading.Thread(target=use_up, args=(sandbox, wanted), daemon=True)
+    neighbour = threading.Thread(target=use_up, args=(services, is_wanted), daemon=True)
     neighbour.start()
     try:
-        result = project.start().wait(60)
+        result = project.run()
     finally:
-        ended.set()
+        has_ended.set()
         neighbour.join()
-    is_in(result, sandbox, 60)
-    ahead = sandbox.now() - time.monotonic()
-    for one in refused(sandbox):
-        same = [other for other in sandbox.requests if other.body == one.body]
-        following = same[same.index(one) + 1]
-        assert math.floor(following.began + ahead) > math.floor(one.began + ahead)
-    assert len(refused(sandbox)) <= 4 * concurrency
+    check_import(result, services, 60)
+    ahead = services.now() - time.monotonic()
+    for one in rate_limited_requests(services):
+        same_user = [other for other in services.requests if other.body == one.body]
+        following = same_user[same_user.index(one) + 1]
+        assert math.floor(following.started_at + ahead) > math.floor(
+            one.started_at + ahead
+        )
+    assert len(rate_limited_requests(services)) <= 4 * concurrency
 
 
-@pytest.mark.parametrize(
-    ("retry_after", "reset"),
-    [("1", None), ("date", None), ("0", 2), ("1", 0)],
-    ids=["seconds", "date", "reset later", "reset earlier"],
-)
-def test_a_429_is_waited_out_as_long_as_it_says(
-    project: Project, sandbox: Sandbox, retry_after: str, reset: int | None
+def test_a_429_is_waited_for_as_long_as_it_says(
+    project: Project, services: MockServices
 ) -> None:
-    sandbox.clock_offset = -300
+    """By the server's clock, which is five minutes behind here."""
+    services.clock_offset = -300
 
-    def refuse(request: Request) -> Fault | None:
-        headers = {"Retry-After": retry_after}
-        if retry_after == "date":
-            headers["Retry-After"] = formatdate(sandbox.now() + 2, usegmt=True)
-        if reset is not None:
-            headers[RESET] = str(int(sandbox.now()) + reset)
-        return Fault(status=429, headers=headers) if len(sandbox.requests) == 2 else None
+    def fault(request: Request) -> Fault | None:
+        until = services.now() + 2
+        asks = {
+            2: {"Retry-After": "1"},
+            4: {"Retry-After": formatdate(until, usegmt=True)},
+            6: {"Retry-After": "0", RESET: str(int(until))},
+        }
+        if len(services.requests) not in asks:
+            return None
+        return Fault(status=429, headers=asks[len(services.requests)])
 
-    sandbox.fault_for = refuse
-    project.users(3)
-    is_in(project.run(), sandbox, 3)
-    _, first, second, _ = sandbox.requests
-    assert second.began - first.ended > 0.9
-
-
-#### Headers that are of no use
-
-ABSURD = {
-    "missing": {},
-    "without a reset": {LIMIT: "100", LEFT: "0"},
-    "without a rest": {LIMIT: "100", RESET: "+100"},
-    "without a limit": {LEFT: "50", RESET: "+100"},
-    "reset in the past": {LIMIT: "100", LEFT: "0", RESET: "-60"},
-    "reset now": {LIMIT: "100", LEFT: "0", RESET: "+0"},
-    "reset in milliseconds": {LIMIT: "100", LEFT: "0", RESET: "1793700000000"},
-    "reset years ahead": {LIMIT: "100", LEFT: "0", RESET: "99999999999"},
-    "reset of zero": {LIMIT: "0", LEFT: "0", RESET: "0"},
-    "words": {LIMIT: "many", LEFT: "none", RESET: "soon"},
-    "blank": {LIMIT: "", LEFT: "", RESET: ""},
-    "fractions": {LIMIT: "1e3", LEFT: "0.5", RESET: "1e10"},
-    "less than nothing": {LIMIT: "-1", LEFT: "-5", RESET: "-1"},
-    "digits that are no numbers": {LIMIT: "\xb2", LEFT: "\xb9", RESET: "\xb3"},
-    "too many digits": {LIMIT: "9" * 5000, LEFT: "9" * 5000, RESET: "9" * 5000},
-    "no date": {LIMIT: "100", LEFT: "50", RESET: "+100", "Date": "yesterday"},
-    "an endless date": {LIMIT: "100", LEFT: "50", RESET: "+1", "Date": "Fri, 31 Dec 9999"},
-    "more left than the limit": {LIMIT: "1", LEFT: "1000000", RESET: "+100"},
-}
+    services.fault_for = fault
+    project.users(5)
+    check_import(project.run(), services, 5)
+    assert len(services.requests) == 8
+    for number in (1, 3, 5):
+        refused = services.requests[number]
+        again = services.requests[number + 1]
+        assert refused.body == again.body
+        assert again.started_at - refused.ended_at > 0.9
 
 
-def filled_in(headers: dict[str, str], sandbox: Sandbox) -> dict[str, str]:
-    """+60 and -60 as seconds from now; a Reset of -1 stays."""
-    told = dict(headers)
-    if len(told.get(RESET, "")) > 1 and told[RESET][0] in "+-" and told[RESET] != "-1":
-        told[RESET] = str(int(sandbox.now()) + int(told[RESET]))
-    return told
-
-
-@pytest.mark.parametrize("headers", ABSURD)
-def test_headers_of_no_use_do_no_harm(project: Project, sandbox: Sandbox, headers: str) -> None:
-    sandbox.fault_for = lambda _: Fault(headers=filled_in(ABSURD[headers], sandbox))
-    project.configure(intercom={"concurrency": 5})
-    project.users(20)
-    result = project.start().wait(SOON)
-    is_in(result, sandbox, 20)
-    assert len(sandbox.requests) == 20
-    assert not result.error_log
-
-
-def test_a_429_that_says_nothing_useful_is_tried_again(project: Project, sandbox: Sandbox) -> None:
-    values = ["", "soon", "-5", "1e9", "0x10", "٣", "\xb2", "1.5e308", "\x01", "0" * 999, "NaN"]
-    values += ["Thu, 99 Foo 2026", "Wed, 21 Oct 2015 07:28:00 GMT", "1793700000000"]
-    values += ["Mon, 01 Jan 0001 00:00:00 GMT", "Fri, 31 Dec 1999 23:59:59 -9999"]
-    sandbox.faults = [Fault(), Fault(status=429)] + [
-        Fault(status=429, headers={name: value.encode().decode("latin-1")})
-        for name in ("Retry-After", RESET, "Date")
-        for value in values
-    ]
-    count = len(sandbox.faults) - 1
-    project.users(3)
-    is_in(project.start().wait(SOON), sandbox, 3)
-    assert sandbox.answers == {200: 3, 429: count}
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("Retry-After", "9" * 11),
-        ("Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT"),
-        (RESET, "9" * 11),
-    ],
-    ids=["seconds", "date", "reset"],
-)
-def test_a_429_holds_a_run_up_for_five_minutes_at_most(
-    project: Project, sandbox: Sandbox, name: str, value: str
+def test_a_429_pauses_the_run_for_five_minutes_at_most(
+    project: Project, services: MockServices
 ) -> None:
-    sandbox.faults = [Fault(status=429, headers={name: value})]
+    """A signal doesn't wait for it."""
+    services.faults = [Fault(status=429, headers={"Retry-After": "9" * 11})]
     project.users(2)
-    child, logs = project.start(), project.folder / "logs"
-    eventually(lambda: any("retry" in log.read_text() for log in logs.glob("*_error.log")))
+    child = project.start()
+    logs = project.folder / "logs"
+    eventually(
+        lambda: any("retrying" in log.read_text() for log in logs.glob("*_error.log"))
+    )
     child.send(signal.SIGINT)
     result = child.wait()
     assert (result.status, result.counts()) == (130, (0, 0, 2)), result
-    assert re.search(r"retry.* 300 s", result.error_log)
+    assert re.search(r"retrying in 300 s", result.error_log)
 
 
-def test_a_limit_that_ends_is_noticed(project: Project, sandbox: Sandbox) -> None:
-    """Answers with headers, and then answers without any."""
-    headers = {LIMIT: "10", LEFT: "0", RESET: str(int(sandbox.now()) + 2)}
-    sandbox.faults = [Fault(), Fault(headers=headers)]
+#### Headers that say nothing useful
+
+USELESS = {
+    "missing": {},
+    "without a reset": {LIMIT: "100", REMAINING: "0"},
+    "without what remains": {LIMIT: "100", RESET: "+100"},
+    "without a limit": {REMAINING: "50", RESET: "+100"},
+    "reset in the past": {LIMIT: "100", REMAINING: "0", RESET: "-60"},
+    "reset now": {LIMIT: "100", REMAINING: "0", RESET: "+0"},
+    "reset in milliseconds": {LIMIT: "100", REMAINING: "0", RESET: "1793700000000"},
+    "reset years ahead": {LIMIT: "100", REMAINING: "0", RESET: "99999999999"},
+    "reset of zero": {LIMIT: "0", REMAINING: "0", RESET: "0"},
+    "words": {LIMIT: "many", REMAINING: "none", RESET: "soon"},
+    "blank": {LIMIT: "", REMAINING: "", RESET: ""},
+    "fractions": {LIMIT: "1e3", REMAINING: "0.5", RESET: "1e10"},
+    "less than nothing": {LIMIT: "-1", REMAINING: "-5", RESET: "-1"},
+    "superscript digits": {LIMIT: "\xb2", REMAINING: "\xb9", RESET: "\xb3"},
+    "too many digits": {LIMIT: "9" * 5000, REMAINING: "9" * 5000, RESET: "9" * 5000},
+    "no date": {LIMIT: "100", REMAINING: "50", RESET: "+100", "Date": "yesterday"},
+    "date without an end": {
+        LIMIT: "100",
+        REMAINING: "50",
+        RESET: "+1",
+        "Date": "Fri, 31 Dec 9999",
+    },
+    "more than the limit": {LIMIT: "1", REMAINING: "1000000", RESET: "+100"},
+}
+
+
+def test_useless_headers_do_no_harm(project: Project, services: MockServices) -> None:
+    """Not even if each response has others, as from several servers behind one address."""
+    cases = itertools.cycle(USELESS.values())
+
+    def fault(_: Request) -> Fault:
+        headers = dict(next(cases))
+        if (
+            re.fullmatch(r"[+-]\d{1,3}", headers.get(RESET, ""))
+            and headers[RESET] != "-1"
+        ):
+            headers[RESET] = str(int(services.now()) + int(headers[RESET]))
+        return Fault(headers=headers)
+
+    services.fault_for = fault
+    project.configure(intercom={"concurrency": 5})
+    count = 3 * len(USELESS)
+    project.users(count)
+    result = project.start().wait(SOON)
+    check_import(result, services, count)
+    assert len(services.requests) == count
+    assert not result.error_log
+
+
+@pytest.mark.parametrize("headers", USELESS.values(), ids=USELESS)
+def test_useless_headers_of_every_response_hold_nothing_up(
+    headers: dict[str, str],
+) -> None:
+    written = dict(DATE | headers)
+    if re.fullmatch(r"[+-]\d{1,3}", headers.get(RESET, "")) and headers[RESET] != "-1":
+        written[RESET] = str(NOW + int(headers[RESET]))
+    window = limiter(*[Response(200, written)] * 3)
+    assert wait_of(window) == 0
+
+
+def test_a_429_that_says_nothing_useful_is_retried_after_timeout(
+    project: Project, services: MockServices
+) -> None:
+    texts = [
+        "",
+        "soon",
+        "-5",
+        "1e9",
+        "\xb2",
+        "0" * 999,
+        "Wed, 21 Oct 2015 07:28:00 GMT",
+    ]
+    services.faults = [Fault(), Fault(status=429)]
+    for name in ("Retry-After", RESET, "Date"):
+        services.faults += [Fault(status=429, headers={name: text}) for text in texts]
+    count = len(services.faults) - 1
+    project.users(3)
+    result = project.start().wait(SOON)
+    check_import(result, services, 3)
+    assert services.responses == {200: 3, 429: count}
+    assert len(lines_of(result.error_log, "retrying in 0.01 s")) == count
+
+
+def test_a_limit_that_ends_is_noticed(project: Project, services: MockServices) -> None:
+    """Responses with headers are followed by others without any."""
+    headers = {LIMIT: "10", REMAINING: "0", RESET: str(int(services.now()) + 2)}
+    services.faults = [Fault(), Fault(headers=headers)]
     project.configure(intercom={"concurrency": 4})
     project.users(30)
-    is_in(project.start().wait(SOON), sandbox, 30)
+    check_import(project.start().wait(SOON), services, 30)

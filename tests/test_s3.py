@@ -1,71 +1,166 @@
-"""Which file is imported from S3: as moto plays it, and from one that breaks off."""
+"""Which file is imported from S3, and what is said if S3 refuses, breaks off or is silent.
+
+The tables call `find_input` in this process, as each child process would import boto3 anew.
+"""
 
 from __future__ import annotations
 
-import base64
-import csv
 import gzip
-import hashlib
 import logging
-import re
-import struct
-import time
-import zlib
-from collections.abc import Iterator
-from contextlib import suppress
-from datetime import datetime, timedelta
+import os
+import signal
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from email.message import Message
+from email.utils import format_datetime
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, NamedTuple
+from unittest import mock
 from urllib.parse import parse_qsl, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import boto3
 import pytest
+import urllib3
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from conftest import NAME, NEWER, Project, Result, imported, line_of, one_user, posix, refusal
+from botocore.response import StreamingBody
+from conftest import (
+    NAME,
+    NEWER,
+    OLDER,
+    Project,
+    eventually,
+    imported,
+    line_of,
+    one_user,
+    posix,
+    stop_message,
+)
 from moto.s3.models import S3Backend, s3_backends
 from moto.server import ThreadedMotoServer
 
-KEYS = {"AWS_ACCESS_KEY_ID": "AKIAENVIRONMENT", "AWS_SECRET_ACCESS_KEY": "secret-of-environment"}
-ACCOUNT = "123456789012"  # that of moto
-NOWHERE = {"AWS_EC2_METADATA_DISABLED": "true"}  # no machine's role, and no search for one
+import export_csv
+from export_csv import InputFile, RunAborted, S3Download, Settings
+
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "AKIAENVIRONMENT",
+    "AWS_SECRET_ACCESS_KEY": "secret-of-environment",
+}
+# The credentials of a machine's role are not looked for.
+NO_ROLE = {"AWS_EC2_METADATA_DISABLED": "true"}
+REGION = "eu-west-1"
+MOTO_ACCOUNT = "123456789012"
+numbers = count(1)
 
 
-def configure(project: Project, url: str, bucket: str, **keys: object) -> None:
-    """Have the project read from an S3 at this URL."""
-    aws = {"use_aws": "true", "bucket": bucket, "folder": "exports", "region": "eu-west-1"}
-    project.configure(aws={**aws, "endpoint_url": url, **keys})
+#### Reading from S3 in this process
 
 
-#### As moto plays it
+@cache
+def usual_session() -> boto3.Session:
+    """Return a session for all tests with the usual environment, as it takes long to create."""
+    return boto3.Session()
 
 
-class Bucket(NamedTuple):
-    """A bucket of moto's, and the project that is to read it."""
+@dataclass
+class Reader:
+    """Finds the input in S3 as a run does, with only the environment given."""
 
-    name: str
-    store: S3Backend
-    project: Project
-
-    def put(self, key: str, content: bytes) -> None:
-        self.store.put_object(self.name, key, content)
-
-    def run(self, *arguments: object, **aws: object) -> Result:
-        self.project.configure(aws=aws)
-        return self.project.run(*arguments, env=KEYS | NOWHERE | {"TMPDIR": str(self.tmp)})
+    url: str
+    bucket: str
+    folder: Path
+    env: Mapping[str, str] = field(default_factory=lambda: KEYS)
+    should_stop: Callable[[], bool] = export_csv.never_stop
 
     @property
     def tmp(self) -> Path:
-        return self.project.folder / "tmp"
+        return self.folder / "tmp"
+
+    def settings(
+        self, *arguments: str, file: Mapping[str, object] | None = None, **aws: object
+    ) -> Settings:
+        usual = {
+            "use_aws": "true",
+            "bucket": self.bucket,
+            "folder": "exports",
+            "region": REGION,
+            "endpoint_url": self.url,
+            "tmp_folder": self.tmp,
+        }
+        time_format = {"time_format": "users_%Y-%m-%dT%H-%M-%S"}
+        sections = {"aws": {**usual, **aws}, "file": {**time_format, **(file or {})}}
+        lines = []
+        for section, keys in sections.items():
+            lines += [
+                f"[{section}]",
+                *(f"{key} = {value}" for key, value in keys.items()),
+            ]
+        config = self.folder / "config.ini"
+        config.write_text("\n".join(lines) + "\n", "utf-8")
+        parsed = export_csv.parse_arguments(
+            ["--config", str(config), "--dry-run", *arguments]
+        )
+        settings, problems = export_csv.load_settings(config, parsed)
+        assert not problems, problems
+        return settings
+
+    def find(self, *arguments: str, **keys: Any) -> InputFile:
+        self.tmp.mkdir(exist_ok=True)
+        home = {"HOME": str(self.folder), "USERPROFILE": str(self.folder)}
+        with mock.patch.dict(os.environ, {**home, **NO_ROLE, **self.env}, clear=True):
+            # boto3 keeps its session, and with it what it read from the environment.
+            session = usual_session() if self.env is KEYS else None
+            with mock.patch.object(boto3, "DEFAULT_SESSION", session):
+                settings = self.settings(*arguments, **keys)
+                return export_csv.find_input(settings, self.should_stop)
+
+    def read(self, *arguments: str, **keys: Any) -> bytes:
+        """Return the content of the file that is found; nothing of it is left behind."""
+        with closing(self.find(*arguments, **keys)) as file:
+            content = bytes(file.open().read())
+        assert list(self.tmp.iterdir()) == []
+        return content
+
+    def error(self, *arguments: str, **keys: Any) -> str:
+        """Return the message of a run that stops, which is one line."""
+        with pytest.raises(RunAborted) as raised:
+            self.find(*arguments, **keys)
+        assert list(self.tmp.iterdir()) == []
+        message = str(raised.value)
+        assert "\n" not in message
+        return message
+
+
+def assert_names(message: str, *words: str) -> None:
+    assert [word for word in words if word not in message] == [], message
+
+
+#### Objects in moto's S3
+
+
+class Bucket(NamedTuple):
+    """A bucket in moto, and a reader for it."""
+
+    name: str
+    backend: S3Backend
+    reader: Reader
+
+    def put(self, key: str, content: bytes) -> None:
+        self.backend.put_object(self.name, key, content)
 
 
 @pytest.fixture(scope="session")
 def moto_url() -> Iterator[str]:
+    """Start moto's server once for all tests."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -74,192 +169,195 @@ def moto_url() -> Iterator[str]:
     server.stop()
 
 
-numbers = count(1)
-
-
 @pytest.fixture
-def bucket(project: Project, moto_url: str) -> Iterator[Bucket]:
-    """A bucket of its own; its run leaves nothing in any temporary folder."""
-    name, store = f"bucket-{next(numbers)}", s3_backends[ACCOUNT]["aws"]
-    store.create_bucket(name, "us-east-1")
-    configure(project, moto_url, name)
-    made = Bucket(name, store, project)
-    made.tmp.mkdir()
-    yield made
-    assert list(made.tmp.iterdir()) == []
+def bucket(tmp_path: Path, moto_url: str) -> Bucket:
+    """Create a bucket of its own for each test."""
+    name = f"bucket-{next(numbers)}"
+    backend = s3_backends[MOTO_ACCOUNT]["aws"]
+    backend.create_bucket(name, "us-east-1")
+    return Bucket(name, backend, Reader(moto_url, name, tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("form", "newest"),
-    [
-        ("users_%Y-%m-%dT%H-%M-%S", "users_2026-11-02T16-50-00.csv"),
-        ("%d-%m-%Y %H.%M", "01-12-2026 09.00.csv"),
-    ],
-    ids=["behind them", "before them"],
-)
-def test_the_newest_of_a_thousand_keys_is_found(bucket: Bucket, form: str, newest: str) -> None:
-    """S3 lists a thousand at a time, by the alphabet."""
-    bucket.project.configure(file={"time_format": form})
-    for minute in range(1010):
-        name = f"{datetime(2026, 11, 2) + timedelta(minutes=minute):{form}}.csv"
-        bucket.put(f"exports/{name}", one_user("older"))
-    bucket.put(f"exports/{newest}", one_user("newest"))
-    result = bucket.run()
-    assert imported(bucket.project) == ["newest"], result
+def test_the_newest_of_a_thousand_objects_is_found(bucket: Bucket) -> None:
+    """S3 lists a thousand keys per page, in alphabetical order."""
+    file = {"time_format": "%d-%m-%Y"}
+    for number in range(1000):
+        bucket.put(f"exports/1-between-{number}.txt", b"between")
+    bucket.put("exports/01-12-2026.csv", b"on the first page")
+    bucket.put("exports/30-11-2026.csv", b"older")
+    assert bucket.reader.read(file=file) == b"on the first page"
+    bucket.put("exports/31-12-2026.csv", b"on the second page")
+    assert bucket.reader.read(file=file) == b"on the second page"
 
 
 @pytest.mark.parametrize("folder", ["exports", "/a/exports/", ""])
-def test_only_immediate_children_of_the_folder_are_looked_at(bucket: Bucket, folder: str) -> None:
+def test_only_immediate_children_of_the_folder_count(
+    bucket: Bucket, folder: str
+) -> None:
     path = f"{folder.strip('/')}/".lstrip("/")
-    bucket.put(path + NAME, one_user("right"))
-    bucket.put(f"{path}sub/{NEWER}", one_user("below"))
-    bucket.put(f"other/{NEWER}", one_user("beside"))
+    bucket.put(path + NAME, b"right")
+    bucket.put(f"{path}sub/{NEWER}", b"below")
+    bucket.put(f"other/{NEWER}", b"beside")
     if path:
-        bucket.put(path, b"")
-        bucket.put(f"{folder.strip('/')}-old/{NEWER}", one_user("beside"))
-        bucket.put(NEWER, one_user("above"))
-    result = bucket.run(folder=folder)
-    assert imported(bucket.project) == ["right"], result
+        bucket.put(path, b"")  # the S3 console creates a folder as an empty object
+        bucket.put(f"{folder.strip('/')}-old/{NEWER}", b"beside")
+        bucket.put(NEWER, b"above")
+    assert bucket.reader.read(folder=folder) == b"right"
 
 
-@pytest.mark.parametrize("name", ["2026/vip.csv", "käufer & co+1.csv", "named.csv"])
-def test_the_argument_is_a_key_below_the_folder_as_is_the_name(bucket: Bucket, name: str) -> None:
-    """The argument goes before the name in the config, which goes before the newest."""
-    bucket.project.configure(file={"select_latest": "false", "name": "named.csv"})
-    for key in name, "named.csv", NEWER:
-        bucket.put(f"exports/{key}", one_user(key))
-    result = bucket.run(*[name] if name != "named.csv" else [])
-    assert imported(bucket.project) == [name], result
+@pytest.mark.parametrize("name", ["2026/vip.csv", "käufer & co+1.csv"])
+def test_a_named_object_is_a_key_below_the_folder(bucket: Bucket, name: str) -> None:
+    """The argument takes precedence over [file] name, which is read instead of the newest."""
+    named = {"select_latest": "false", "name": "named.csv"}
+    for key in (name, "named.csv", NEWER):
+        bucket.put(f"exports/{key}", key.encode())
+    assert bucket.reader.read(file=named) == b"named.csv"
+    assert bucket.reader.read(name, file=named) == name.encode()
+    with closing(bucket.reader.find(name)) as file:
+        assert file.name == name.rpartition("/")[2]
+        assert file.location == f"s3://{bucket.name}/exports/{name}"
 
 
-def test_a_compressed_file_comes_from_s3_too(bucket: Bucket) -> None:
-    bucket.put(f"exports/{NAME}.gz", gzip.compress(one_user("packed")))
-    assert bucket.run(tmp_folder=bucket.project.exports).status == 0
-    assert imported(bucket.project) == ["packed"]
-    assert list(bucket.project.exports.iterdir()) == []
+def test_a_compressed_object_is_decompressed(bucket: Bucket) -> None:
+    bucket.put(f"exports/{NAME}.gz", gzip.compress(b"content"))
+    assert bucket.reader.read() == b"content"
 
 
-def test_local_reads_the_disk_though_s3_is_set_and_loads_no_boto3(bucket: Bucket) -> None:
-    """So that it starts fast."""
-    timed = KEYS | {"PYTHONPROFILEIMPORTTIME": "1"}
+MISSING: dict[str, tuple[list[str], dict[str, object], list[str]]] = {
+    "bucket": ([], {"bucket": "no-such-bucket"}, ["no-such-bucket", "[aws] bucket"]),
+    "key": (["vip.csv"], {}, ["exports/vip.csv", "[aws] folder", "--local"]),
+    "folder": (
+        [],
+        {"folder": "no/such"},
+        ["no/such", "[file] time_format", "users_20"],
+    ),
+    "match": ([], {"file": {"time_format": "%Y"}}, ["[file] time_format", NAME]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "keys", "words"), MISSING.values(), ids=MISSING)
+def test_a_missing_object_is_named_with_the_setting(
+    bucket: Bucket, arguments: list[str], keys: dict[str, Any], words: list[str]
+) -> None:
+    bucket.put(f"exports/{NAME}", b"right")
+    assert_names(bucket.reader.error(*arguments, **keys), *words)
+
+
+@pytest.mark.parametrize(
+    "name", ["my_bucket!", "exports/users", "b" * 256, "arn:aws:s3:::users"]
+)
+def test_an_invalid_bucket_name_is_explained_without_a_pattern(
+    bucket: Bucket, name: str
+) -> None:
+    message = bucket.reader.error(bucket=name)
+    assert_names(message, "[aws] bucket", name)
+    assert "regex" not in message
+    assert "^" not in message
+
+
+def test_a_missing_temporary_folder_is_named(bucket: Bucket) -> None:
+    bucket.put(f"exports/{NAME}", b"right")
+    missing = bucket.reader.folder / "missing"
+    assert_names(
+        bucket.reader.error(tmp_folder=missing), str(missing), "[aws] tmp_folder"
+    )
+
+
+def test_boto3_is_imported_only_for_s3_and_nothing_is_left_behind(
+    project: Project, bucket: Bucket
+) -> None:
+    tmp = project.folder / "tmp"
+    tmp.mkdir()
+    project.configure(
+        aws={
+            "use_aws": "true",
+            "bucket": bucket.name,
+            "folder": "exports",
+            "region": REGION,
+            "endpoint_url": bucket.reader.url,
+            "tmp_folder": tmp,
+        }
+    )
+    env = KEYS | NO_ROLE | {"PYTHONPROFILEIMPORTTIME": "1", "TMPDIR": str(tmp)}
     bucket.put(f"exports/{NEWER}", one_user("in S3"))
-    assert "boto3" in bucket.project.run(env=timed).err
-    bucket.project.write(one_user("on disk"))
-    result = bucket.project.run("--local", env=timed)
-    assert imported(bucket.project) == ["in S3", "on disk"]
+    result = project.run(env=env)
+    assert "boto3" in result.err
+    project.write(one_user("on disk"))
+    result = project.run("--local", env=env)
+    assert imported(project) == ["in S3", "on disk"]
     assert "requests" in result.err
     assert "boto" not in result.err
+    assert list(tmp.iterdir()) == []
 
 
-def test_an_import_that_fails_leaves_no_download(bucket: Bucket) -> None:
-    """The fixture looks for it."""
-    bucket.put(f"exports/{NAME}", b"heading\nvalue\n")
-    assert "user_id" in refusal(bucket.project, bucket.run())
+#### A server that refuses, breaks off or is silent
 
 
-MISSING: dict[str, tuple[dict[str, object], list[object], list[str]]] = {
-    "bucket": ({"bucket": "no-such-bucket"}, [], ["no-such-bucket", "[aws] bucket"]),
-    "key": ({}, ["vip.csv"], ["exports/vip.csv"]),
-    "temporary folder": ({"tmp_folder": "no-such-folder"}, [NAME], ["no-such-folder"]),
-    "folder": ({"folder": "nothing/here"}, [], ["nothing/here", "such as users_20"]),
-}
+class S3Object(NamedTuple):
+    content: bytes
+    modified: datetime = datetime(2026, 11, 1, 9, tzinfo=timezone.utc)
 
 
-@pytest.mark.parametrize(("aws", "arguments", "named"), MISSING.values(), ids=MISSING)
-def test_what_is_missing_in_s3_is_named(
-    bucket: Bucket, aws: dict[str, object], arguments: list[object], named: list[str]
-) -> None:
-    bucket.put(f"exports/{NAME}", one_user("right"))
-    line = refusal(bucket.project, bucket.run(*arguments, **aws))
-    assert [word for word in named if word not in line] == [], line
+class Refusal(NamedTuple):
+    """An error response of S3 or STS."""
+
+    status: int
+    code: str = ""  # "": the response has no body
+    message: str = "because"
+    region: str = ""
 
 
-PASSWORD = "secret-of-s3"
-PROCESS = "[default]\ncredential_process = "
-# ~/.aws/config, the environment, [aws], and what is said
-URL, HTTP, HTTPS = f"http://a:{PASSWORD}@127.0.0.1:9", "http://127.0.0.1:9", "https://127.0.0.1:9"
-PROFILES: dict[str, tuple[str, dict[str, str], dict[str, object], str]] = {
-    "nothing": ("", {}, {}, r"credentials.*\[aws\] access_key"),
-    "proxy": ("", KEYS | {"HTTP_PROXY": URL}, {"endpoint_url": HTTP}, r"\[aws\]"),
-    "certificates": (
-        "",
-        KEYS | {"AWS_CA_BUNDLE": "/none.pem"},
-        {"endpoint_url": HTTPS},
-        r"\[aws\]",
-    ),
-    "no such profile": ("", {"AWS_PROFILE": "nobody"}, {}, "nobody"),
-    "process that fails": (f"{PROCESS}sh -c 'echo {PASSWORD} >&2; exit 1'", {}, {}, "credential"),
-    "no such process": (f"{PROCESS}/nowhere/vault --token {PASSWORD}", {}, {}, "vault"),
-    "password": ("", KEYS, {"endpoint_url": URL}, "127.0.0.1:9"),
-    "password of the environment": ("", KEYS | {"AWS_ENDPOINT_URL_S3": URL}, {}, "127.0.0.1:9"),
-    "password of the profile": (f"[default]\nendpoint_url = {URL}", KEYS, {}, "127.0.0.1:9"),
-    "password without scheme": ("", KEYS | {"AWS_ENDPOINT_URL": f"a:{PASSWORD}@b"}, {}, "endpoint"),
-}
-
-
-@posix("takes a POSIX shell")
-@pytest.mark.parametrize(
-    ("profile", "environment", "aws", "named"), PROFILES.values(), ids=PROFILES
-)
-def test_what_boto3_cannot_use_is_told_without_a_secret(
-    project: Project, profile: str, environment: dict[str, str], aws: dict[str, object], named: str
-) -> None:
-    (project.folder / ".aws").mkdir()
-    (project.folder / ".aws" / "config").write_text(profile + "\n")
-    project.configure(aws={"use_aws": "true", "bucket": "bucket", "region": "eu-west-1"} | aws)
-    result = project.run(env=NOWHERE | environment)
-    line = refusal(project, result)
-    assert re.search(named, line), line
-    assert "can't be written" not in line
-    assert PASSWORD not in line + result.debug_log
-
-
-#### An S3 that shows who asks, and breaks off
-
-
-class Transfer(NamedTuple):
-    """What goes wrong with one download, and what the object becomes after it."""
-
-    trouble: str = ""  # cut, closed, (unfinished) chunks, no size, damaged, trickle
-    becomes: bytes | None = None
-
-
-class Asked(NamedTuple):
+class S3Request(NamedTuple):
+    method: str
     path: str
     headers: Message
 
     @property
-    def key(self) -> str:
-        return self.headers["Authorization"].partition("Credential=")[2].partition("/")[0]
+    def scope(self) -> list[str]:
+        """Return access key, date, region, service and so on, as the request was signed."""
+        credential = self.headers["Authorization"].partition("Credential=")[2]
+        return credential.partition(",")[0].split("/")
 
-    def is_signed_with(self, secret: str) -> bool:
-        """Whether boto3 would sign it like this, for its key with this secret and our region."""
+    def is_signed_with(self, secret_key: str) -> bool:
+        """Return whether boto3 would sign it like this with this secret key."""
         _, signed, signature = self.headers["Authorization"].split(", ")
         names = signed.removeprefix("SignedHeaders=").split(";")
         headers = {name: self.headers[name] for name in names}
         url = urlsplit(self.path)
         params = dict(parse_qsl(url.query, keep_blank_values=True))
-        request = AWSRequest("GET", f"http://{headers['host']}{url.path}", headers, params=params)
+        address = f"http://{headers['host']}{url.path}"
+        request = AWSRequest("GET", address, headers, params=params)
         request.context["timestamp"] = headers["x-amz-date"]
-        auth = S3SigV4Auth(Credentials(self.key, secret), "s3", "eu-west-1")
+        auth = S3SigV4Auth(Credentials(self.scope[0], secret_key), "s3", REGION)
         text = auth.string_to_sign(request, auth.canonical_request(request))
         return bool(signature == f"Signature={auth.signature(text, request)}")
 
 
 class Store(ThreadingHTTPServer):
-    """As much of S3 as a download takes: one object, and its listing."""
+    """As much of S3 as a download takes: the objects of one folder."""
+
+    daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), StoreConnection)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.content = b""
-        self.key = f"exports/{NAME}"
-        self.transfers: list[Transfer] = []  # the last one stays
-        self.denies = self.lists_slowly = False
-        self.asked: list[Asked] = []
+        self.objects: dict[str, S3Object] = {}
+        # What goes wrong with the next downloads; the last one stays.
+        self.troubles: list[str] = [""]
+        self.changes_to: bytes | None = (
+            None  # the object, once a download has broken off
+        )
+        self.lists_slowly = False
+        self.refuses: Callable[[S3Request], Refusal | None] = lambda request: None
+        self.requests: list[S3Request] = []
+        self.closing = Event()
+
+    @property
+    def downloads(self) -> int:
+        return sum("list-type" not in request.path for request in self.requests)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Keep silent: clients come and go."""
+        """Stay silent: clients come and go."""
 
 
 class StoreConnection(BaseHTTPRequestHandler):
@@ -268,212 +366,580 @@ class StoreConnection(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         store = self.server
-        store.asked.append(Asked(self.path, self.headers))
-        if store.denies:
-            token = self.headers["x-amz-security-token"]
-            self.refuse(403, "AccessDenied", f"Not authorized to perform: kms:Decrypt, {token}")
+        length = int(self.headers.get("Content-Length", 0))
+        self.rfile.read(length)
+        request = S3Request(self.command, self.path, self.headers)
+        store.requests.append(request)
+        refusal = store.refuses(request)
+        if refusal:
+            self.refuse(refusal)
         elif "list-type" in self.path:
-            item = f"<Key>{escape(store.key)}</Key><Size>{len(store.content)}</Size>"
-            listing = f"<IsTruncated>false</IsTruncated><Contents>{item}</Contents>"
-            pause = 0.2 if store.lists_slowly else 0.0
-            self.reply(200, f"<ListBucketResult>{listing}</ListBucketResult>".encode(), pause=pause)
-        elif unquote(urlsplit(self.path).path) != f"/bucket/{store.key}":
-            self.refuse(404, "NoSuchKey", "There is no such key")
+            self.send_list()
         else:
-            self.send_content(self.next_transfer())
+            self.send_object()
 
-    def next_transfer(self) -> Transfer:
-        transfers = self.server.transfers or [Transfer()]
-        return transfers.pop(0) if len(transfers) > 1 else transfers[0]
+    do_HEAD = do_POST = do_GET
 
-    def send_content(self, transfer: Transfer) -> None:
-        if transfer.trouble == "closed":
-            self.close_connection = True
-            return
-        body, labels = self.server.content, self.labels()
-        if transfer.becomes is not None:
-            self.server.content = transfer.becomes
-        labels["Content-Length"] = str(len(body))
-        half = body[: body.find(b"\n", len(body) // 2) + 1]  # all rows in it are whole
-        rest = body[len(half) :]
-        if transfer.trouble == "cut":
-            body = half
-        elif transfer.trouble == "no size":
-            body = half
-            for name in ("Content-Length", "x-amz-checksum-crc32", "x-amz-checksum-type"):
-                del labels[name]
-        elif transfer.trouble.endswith("chunks"):
-            body = b"%x\r\n%b\r\n" % (len(half), half)
-            if transfer.trouble == "chunks":
-                body += b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest)
-            labels |= {"Transfer-Encoding": "chunked"}
-            del labels["Content-Length"]
-        elif transfer.trouble == "damaged":
-            body = body.replace(b"u1", b"u9")
-        self.close_connection = bool(transfer.trouble)
-        self.reply(200, body, labels, pause=0.2 if transfer.trouble == "trickle" else 0.0)
+    def refuse(self, refusal: Refusal) -> None:
+        content = (
+            f"<Code>{refusal.code}</Code><Message>{escape(refusal.message)}</Message>"
+        )
+        error = f"<Error>{content}<Region>{refusal.region}</Region></Error>"
+        if self.command == "POST":  # STS has another shape
+            error = f"<ErrorResponse><Error>{content}</Error></ErrorResponse>"
+        if not refusal.code:
+            error = refusal.message
+        body = b"" if self.command == "HEAD" else error.encode()
+        headers = {"x-amz-bucket-region": refusal.region} if refusal.region else {}
+        self.reply(refusal.status, body, {**headers, "Content-Length": str(len(body))})
 
-    def labels(self) -> dict[str, str]:
-        """https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html"""
-        content = self.server.content
-        checksum = base64.b64encode(struct.pack(">I", zlib.crc32(content))).decode()
-        return {
-            "ETag": f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"',
-            "Accept-Ranges": "bytes",
-            "x-amz-checksum-crc32": checksum,
-            "x-amz-checksum-type": "FULL_OBJECT",
+    def send_list(self) -> None:
+        items = [
+            f"<Contents><Key>exports/{escape(name)}</Key><Size>{len(item.content)}</Size>"
+            f"<LastModified>{item.modified:%Y-%m-%dT%H:%M:%S.000Z}</LastModified></Contents>"
+            for name, item in self.server.objects.items()
+        ]
+        truncated = "<IsTruncated>false</IsTruncated>"
+        body = (
+            f"<ListBucketResult>{truncated}{''.join(items)}</ListBucketResult>".encode()
+        )
+        pause = 0.2 if self.server.lists_slowly else 0.0
+        self.reply(200, body, {"Content-Length": str(len(body))}, pause)
+
+    def send_object(self) -> None:
+        store = self.server
+        trouble = store.troubles[0]
+        if len(store.troubles) > 1:
+            store.troubles.pop(0)
+        name = unquote(urlsplit(self.path).path).rpartition("/")[2]
+        item = store.objects[name]
+        body = item.content
+        headers = {
+            "Last-Modified": format_datetime(item.modified, usegmt=True),
+            "Content-Length": str(len(body)),
         }
-
-    def refuse(self, status: int, code: str, message: str) -> None:
-        text = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
-        self.reply(status, text.encode())
+        if trouble and store.changes_to is not None:
+            store.objects[name] = item._replace(content=store.changes_to)
+        self.close_connection = bool(trouble)
+        if trouble == "silent":
+            store.closing.wait()
+        if trouble in ("silent", "closed"):
+            return
+        if trouble in ("no length", "chunks", "chunks cut"):
+            del headers["Content-Length"]
+        if trouble in ("chunks", "chunks cut"):
+            headers["Transfer-Encoding"] = "chunked"
+        body = with_trouble(body, trouble)
+        self.reply(200, body, headers, pause=0.2 if trouble == "trickle" else 0.0)
 
     def reply(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, pause: float = 0.0
+        self, status: int, body: bytes, headers: Mapping[str, str], pause: float = 0.0
     ) -> None:
-        """Send it, with so many seconds between two bytes."""
+        """Send a response, with so many seconds between two bytes of its body."""
         self.send_response(status)
-        if headers is None:
-            headers = {"Content-Length": str(len(body))}
         for name, value in headers.items():
             self.send_header(name, value)
-        if self.close_connection:
-            self.send_header("Connection", "close")
         self.end_headers()
-        size = 1 if pause else len(body)
+        size = 1 if pause else max(1, len(body))
         with suppress(OSError):
-            for start in range(0, len(body), max(1, size)):
+            for start in range(0, len(body), size):
                 self.wfile.write(body[start : start + size])
-                time.sleep(pause)
+                if self.server.closing.wait(pause):
+                    return
 
     def log_message(self, format: str, *values: Any) -> None:
-        """Keep silent."""
+        """Stay silent."""
+
+
+def with_trouble(body: bytes, trouble: str) -> bytes:
+    """Return what the connection carries of a body."""
+    half = body[: body.find(b"\n", len(body) // 2) + 1]  # its last row is complete
+    rest = body[len(half) :]
+    first_chunk = b"%x\r\n%b\r\n" % (len(half), half)
+    if trouble in ("cut", "no length"):
+        return half
+    if trouble == "chunks cut":
+        return first_chunk
+    if trouble == "chunks":
+        return first_chunk + b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest)
+    return body
 
 
 @pytest.fixture
-def store(project: Project) -> Iterator[Store]:
-    """A store with the file of one user in it, which the project is to read."""
+def store() -> Iterator[Store]:
+    """Start a store with one object in it."""
     with Store() as started:
-        started.content = one_user("u1")
-        configure(project, started.url, "bucket", tmp_folder=project.exports)
+        started.objects[NAME] = S3Object(rows(1, 99))
         Thread(target=started.serve_forever, args=(0.05,), daemon=True).start()
         yield started
+        started.closing.set()
         started.shutdown()
-    assert list(project.exports.iterdir()) == []
 
 
-def keys(name: str, token: str = "") -> dict[str, str]:
-    """As they stand in the environment, or in .env."""
-    pair = {"AWS_ACCESS_KEY_ID": name, "AWS_SECRET_ACCESS_KEY": f"secret-of-{name}"}
-    return pair | ({"AWS_SESSION_TOKEN": token} if token else {})
+@pytest.fixture
+def reader(store: Store, tmp_path: Path) -> Reader:
+    return Reader(store.url, "bucket", tmp_path)
 
 
-RIGHT, WRONG = keys("RIGHT"), keys("WRONG")
-Keys = dict[str, str]
-# config.ini, .env, the environment, ~/.aws/credentials, and the session token that S3 is sent
-PLACES: dict[str, tuple[Keys, Keys, Keys, Keys, str | None]] = {
-    "config.ini": (RIGHT, {}, {}, {}, None),
-    ".env over config.ini": (WRONG, RIGHT, {}, {}, None),
-    "environment over .env": (WRONG, WRONG, RIGHT, {}, None),
-    "boto3's own chain": ({}, {}, {}, RIGHT, None),
-    "token in .env": ({}, keys("RIGHT", "token"), {}, {}, "token"),
-    "token in the environment": ({}, {}, keys("RIGHT", "token"), {}, "token"),
-    "token of other keys": (RIGHT, {}, {"AWS_SESSION_TOKEN": "token"}, {}, None),
-}
+@pytest.fixture
+def s3_project(project: Project, store: Store) -> Project:
+    """Configure the project to read from the store; it leaves nothing in its temporary folder."""
+    aws = {"use_aws": "true", "bucket": "bucket", "folder": "exports", "region": REGION}
+    project.configure(
+        aws={**aws, "endpoint_url": store.url, "tmp_folder": project.exports}
+    )
+    return project
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_aws_keys_are_found_and_their_token(project: Project, store: Store, place: str) -> None:
-    config, dot_env, environment, home, token = PLACES[place]
-    project.configure(aws=dict(zip(("access_key", "secret_key"), config.values(), strict=False)))
-    project.write_env(dot_env)
-    lines = [f"{name.lower()} = {value}\n" for name, value in home.items()]
-    (project.folder / ".aws").mkdir()
-    (project.folder / ".aws" / "credentials").write_text("[default]\n" + "".join(lines))
-    result = project.run(env=NOWHERE | environment)
-    assert imported(project) == ["u1"], result
-    for asked in store.asked:
-        assert asked.key == "RIGHT"
-        assert asked.is_signed_with("secret-of-RIGHT")
-        assert asked.headers["x-amz-security-token"] == token
+def rows(first: int, last: int) -> bytes:
+    """Return a file whose parts are complete rows too."""
+    lines = [f"u{number}\n" for number in range(first, last + 1)]
+    return ("user_id\n" + "".join(lines)).encode()
 
 
-def test_a_denied_access_is_named_with_what_it_takes(project: Project, store: Store) -> None:
-    store.denies = True
-    values = KEYS | {"AWS_SESSION_TOKEN": "token-of-session+/="}
-    result = project.run(env=values)
-    line = refusal(project, result)
-    for words in "s3:ListBucket", "s3:GetObject", "Not authorized to perform: kms:Decrypt":
-        assert words in line
-    seen = result.out + result.err + result.debug_log
-    assert not [secret for secret in values.values() if secret in seen and "AKIA" not in secret]
-
-
-@pytest.mark.parametrize("denies", [False, True])
-def test_check_asks_whether_s3_would_have_us(project: Project, store: Store, denies: bool) -> None:
-    store.denies = denies
-    result = project.run("--check", env=KEYS)
-    assert result.status == int(denies), result
-    assert result.err == ""
-    line = line_of(result.out, "s3://bucket/exports/")
-    assert ("s3:GetObject" in line) == denies
-    assert (f"exports/{NAME}" in line) != denies
-    assert {request.path for request in project.sandbox.requests} == {"/me"}
-
-
-@pytest.mark.parametrize("what", ["listing", "object"])
-def test_an_s3_that_trickles_has_an_end(project: Project, store: Store, what: str) -> None:
-    project.with_constants(MAX_SILENCE=1.0)
-    store.content = OLD
-    store.lists_slowly = what == "listing"
-    store.transfers = [Transfer("trickle" if what == "object" else "")]
-    assert "sent nothing of use" in refusal(project, project.run(env=KEYS))
-
-
-def test_folders_below_are_not_even_listed(project: Project, store: Store) -> None:
+def test_subfolders_are_not_even_listed(reader: Reader, store: Store) -> None:
     """They may hold a million keys."""
-    project.run(env=KEYS)
-    (listing,) = [asked.path for asked in store.asked if "list-type=2" in asked.path]
+    reader.read()
+    listing = store.requests[0].path
+    assert "list-type=2" in listing
     assert "delimiter=%2F" in listing
     assert "prefix=exports%2F" in listing
 
 
-def rows(first: int, last: int) -> bytes:
-    """A file of users in which a part is never the whole."""
-    return b"user_id\n" + b"".join(b"u%d\n" % number for number in range(first, last + 1))
+def at(hour: int) -> datetime:
+    return datetime(2026, 11, 3, hour, tzinfo=timezone.utc)
 
 
-def users(content: bytes) -> list[str]:
-    return [row["user_id"] for row in csv.DictReader(content.decode().splitlines())]
+def test_the_newest_is_found_by_name_and_then_by_last_modified(
+    reader: Reader, store: Store
+) -> None:
+    same_time = NAME.replace("T09", "T9")
+    store.objects = {
+        OLDER: S3Object(b"older", at(23)),
+        NAME: S3Object(b"first", at(1)),
+        same_time: S3Object(b"last", at(2)),
+    }
+    assert reader.read() == b"last"
+    store.objects[NAME] = S3Object(b"first", at(3))
+    assert reader.read() == b"first"
 
 
-OLD, LONGER, SHORTER, SAME_SIZE = rows(100, 199), rows(100, 250), rows(100, 110), rows(300, 399)
+@pytest.mark.parametrize("hour", [1, 3], ids=["earlier", "later"])
+def test_day_and_month_swapped_are_detected_by_last_modified(
+    reader: Reader, store: Store, hour: int
+) -> None:
+    store.objects = {
+        "11122026.csv": S3Object(b"twelfth", at(2)),
+        "11272026.csv": S3Object(b"twenty-seventh", at(hour)),
+    }
+    file = {"time_format": "%d%m%Y"}
+    if hour == 1:
+        assert reader.read(file=file) == b"twelfth"
+        return
+    words = ("[file] time_format", "11122026.csv", "11272026.csv")
+    assert_names(reader.error(file=file), *words)
 
 
-@pytest.mark.parametrize("trouble", ["chunks", "cut", "unfinished chunks", "no size", "damaged"])
-def test_a_download_that_breaks_is_begun_anew(project: Project, store: Store, trouble: str) -> None:
-    """One in chunks that came to its end is whole, though nobody said how long it would be."""
-    store.content = OLD
-    store.transfers = [Transfer(trouble), Transfer()]
-    result = project.run(env=KEYS)
-    assert (result.status, imported(project)) == (0, users(OLD)), result
-    assert len(store.asked) == (2 if trouble == "chunks" else 3)
+def test_the_age_is_that_of_the_name_or_of_the_last_change(
+    reader: Reader, store: Store
+) -> None:
+    store.objects["vip.csv"] = S3Object(b"vip", at(5))
+    with closing(reader.find()) as newest, closing(reader.find("vip.csv")) as named:
+        assert newest.timestamp == datetime(2026, 11, 1, 9)
+        assert named.timestamp == at(5)
 
 
-@pytest.mark.parametrize("trouble", ["closed", "cut", "unfinished chunks", "no size", "damaged"])
-def test_no_part_of_a_download_is_imported(project: Project, store: Store, trouble: str) -> None:
-    store.content = OLD
-    store.transfers = [Transfer(trouble)]
-    line = refusal(project, project.run(env=KEYS))
-    assert NAME in line
-    assert re.search("try again later|Connection was closed", line)
+def refuse_list(
+    status: int, code: str, message: str = "because"
+) -> Callable[..., Refusal]:
+    return lambda request: Refusal(status, code, message)
+
+
+REFUSALS: dict[str, tuple[Refusal, list[str]]] = {
+    "denied": (
+        Refusal(403, "AccessDenied"),
+        ["s3:ListBucket", "s3:GetObject", "because"],
+    ),
+    "wrong access key": (Refusal(403, "InvalidAccessKeyId"), ["[aws] access_key"]),
+    "wrong secret key": (Refusal(403, "SignatureDoesNotMatch"), ["[aws] secret_key"]),
+    "no bucket": (Refusal(404, "NoSuchBucket"), ["[aws] bucket"]),
+    "anything else": (
+        Refusal(400, "ExpiredToken", "it expired"),
+        ["it expired", "[aws]"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("refusal", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_by_s3_is_explained(
+    reader: Reader, store: Store, refusal: Refusal, words: list[str]
+) -> None:
+    store.refuses = lambda request: refusal
+    message = reader.error()
+    assert_names(message, "s3://bucket/exports/", *words)
+    assert len(store.requests) == 1
+
+
+REDIRECTS = {
+    "of everything": (Refusal(301, "PermanentRedirect"), 2),
+    "without a body": (Refusal(302, "", ""), 2),
+    "with the region": (Refusal(301, "PermanentRedirect", region="eu-north-1"), 2),
+}
+
+
+@pytest.mark.parametrize(("refusal", "most"), REDIRECTS.values(), ids=REDIRECTS)
+@pytest.mark.parametrize("name", [None, "vip.csv"], ids=["newest", "named"])
+def test_a_redirect_stops_the_run_after_a_few_requests(
+    reader: Reader, store: Store, refusal: Refusal, most: int, name: str | None
+) -> None:
+    """With 1.1.0, it ended in a RecursionError after 81 requests."""
+    store.refuses = lambda request: refusal
+    message = reader.error(*([name] if name else []))
+    assert_names(message, "[aws] region", "endpoint_url")
+    assert len(store.requests) <= most
+
+
+def test_a_bucket_in_another_region_is_read_if_s3_names_the_region(
+    reader: Reader, store: Store
+) -> None:
+    def refuse_other_regions(request: S3Request) -> Refusal | None:
+        if request.scope[2] == "eu-north-1":
+            return None
+        return Refusal(400, "AuthorizationHeaderMalformed", region="eu-north-1")
+
+    store.refuses = refuse_other_regions
+    assert reader.read() == rows(1, 99)
+
+
+@pytest.mark.parametrize("status", [200, 403, 502])
+def test_a_page_that_is_not_s3s_is_not_shown(
+    reader: Reader, store: Store, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may echo what was sent."""
+    monkeypatch.setattr(export_csv, "S3_ATTEMPTS", 1)
+    store.refuses = lambda request: Refusal(
+        status, "", "<html><p>Sign in, AKIAENVIRONMENT<br>"
+    )
+    message = reader.error()
+    assert_names(message, "s3://bucket/exports/", "[aws]")
+    assert "Sign in" not in message
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "ExpiredTokenException"])
+def test_a_refusal_by_sts_is_not_blamed_on_the_bucket(
+    reader: Reader, store: Store, code: str
+) -> None:
+    profile = (
+        "role_arn = arn:aws:iam::123456789012:role/importer\nsource_profile = base"
+    )
+    keys = "aws_access_key_id = AKIABASE\naws_secret_access_key = secret-of-base"
+    (reader.folder / ".aws").mkdir()
+    config = f"[default]\n{profile}\nregion = {REGION}\n[profile base]\n{keys}\n"
+    (reader.folder / ".aws" / "config").write_text(config)
+    reader.env = {"AWS_ENDPOINT_URL_STS": store.url}
+    store.refuses = refuse_list(403, code, "not allowed to perform sts:AssumeRole")
+    message = reader.error()
+    assert_names(message, "AssumeRole", "role", "profile", "not allowed to perform")
+    assert "s3:ListBucket" not in message
+    assert {request.method for request in store.requests} == {"POST"}
+
+
+#### Credentials
+
+
+def keys(name: str, token: str = "") -> dict[str, str]:
+    """Return the variables of a pair of keys, as in the environment or in .env."""
+    pair = {"AWS_ACCESS_KEY_ID": name, "AWS_SECRET_ACCESS_KEY": f"secret-of-{name}"}
+    return {**pair, "AWS_SESSION_TOKEN": token} if token else pair
+
+
+RIGHT = keys("RIGHT")
+WRONG = keys("WRONG")
+TOKEN = "session-token-of-s3"
+Keys = dict[str, str]
+# config.ini, .env, the environment, ~/.aws/credentials, and the session token that S3 gets
+PLACES: dict[str, tuple[Keys, Keys, Keys, Keys, str | None]] = {
+    "config.ini": (RIGHT, {}, {}, {}, None),
+    ".env over config.ini": (WRONG, RIGHT, {}, {}, None),
+    "environment over .env": (WRONG, WRONG, RIGHT, {}, None),
+    "blank environment": (RIGHT, {}, {"AWS_ACCESS_KEY_ID": " "}, {}, None),
+    "boto3's own chain": ({}, {}, {}, RIGHT, None),
+    "token in .env": ({}, keys("RIGHT", TOKEN), {}, {}, TOKEN),
+    "token in the environment": (WRONG, {}, keys("RIGHT", TOKEN), {}, TOKEN),
+    "token of other keys": (RIGHT, {}, {"AWS_SESSION_TOKEN": TOKEN}, {}, None),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_keys_are_found_and_go_with_their_own_session_token(
+    reader: Reader, store: Store, place: str
+) -> None:
+    config, dot_env, environment, home, token = PLACES[place]
+    reader.env = environment
+    lines = [f"{name}={value}\n" for name, value in dot_env.items()]
+    (reader.folder / ".env").write_text("".join(lines))
+    lines = [f"{name.lower()} = {value}\n" for name, value in home.items()]
+    (reader.folder / ".aws").mkdir()
+    (reader.folder / ".aws" / "credentials").write_text("[default]\n" + "".join(lines))
+    pair = dict(zip(("access_key", "secret_key"), config.values(), strict=False))
+    assert reader.read(**pair) == rows(1, 99)
+    for request in store.requests:
+        assert request.scope[0] == "RIGHT"
+        assert request.is_signed_with("secret-of-RIGHT")
+        assert request.headers["x-amz-security-token"] == token
+
+
+PASSWORD = "secret-of-s3"
+PROCESS = "[default]\ncredential_process = "
+# ~/.aws/config, the environment, and words of the message
+NO_KEYS: dict[str, tuple[str, Keys, list[str]]] = {
+    "nothing": ("", {}, ["credentials", "[aws] access_key"]),
+    "no such profile": ("", {"AWS_PROFILE": "nobody"}, ["nobody"]),
+    "process fails": (
+        f"{PROCESS}sh -c 'echo {PASSWORD} >&2; exit 1'",
+        {},
+        ["credential_process"],
+    ),
+    "no such process": (f"{PROCESS}/nowhere/vault --token {PASSWORD}", {}, ["vault"]),
+}
+
+
+@posix("uses a POSIX shell")
+@pytest.mark.parametrize(("profile", "env", "words"), NO_KEYS.values(), ids=NO_KEYS)
+def test_missing_credentials_are_explained(
+    reader: Reader, profile: str, env: Keys, words: list[str]
+) -> None:
+    reader.env = env
+    (reader.folder / ".aws").mkdir()
+    (reader.folder / ".aws" / "config").write_text(profile + "\n")
+    message = reader.error()
+    assert_names(message, *words)
+    assert PASSWORD not in message
+
+
+URL = f"http://a:{PASSWORD}@127.0.0.1:9"
+# ~/.aws/config, the environment, [aws] endpoint_url, and a word of the message
+UNREACHABLE: dict[str, tuple[str, Keys, str, str]] = {
+    "proxy": ("", {"HTTP_PROXY": URL}, "http://127.0.0.1:9", "[aws]"),
+    "endpoint_url": ("", {}, URL, "127.0.0.1:9"),
+    "endpoint_url of the environment": (
+        "",
+        {"AWS_ENDPOINT_URL_S3": URL},
+        "",
+        "127.0.0.1:9",
+    ),
+    "endpoint_url of the profile": (
+        f"[default]\nendpoint_url = {URL}",
+        {},
+        "",
+        "127.0.0.1:9",
+    ),
+    "no scheme": ("", {"AWS_ENDPOINT_URL": f"a:{PASSWORD}@b"}, "", "endpoint"),
+}
 
 
 @pytest.mark.parametrize(
-    "new", [LONGER, SHORTER, SAME_SIZE], ids=["longer", "shorter", "same size"]
+    ("profile", "env", "url", "word"), UNREACHABLE.values(), ids=UNREACHABLE
 )
-def test_an_object_that_changes_is_read_anew(project: Project, store: Store, new: bytes) -> None:
-    store.content = OLD
-    store.transfers = [Transfer("cut", becomes=new), Transfer()]
-    result = project.run(env=KEYS)
-    assert (result.status, imported(project)) == (0, users(new)), result
+def test_the_password_of_a_proxy_or_endpoint_is_never_shown(
+    project: Project, profile: str, env: Keys, url: str, word: str
+) -> None:
+    project.set_constants(S3_ATTEMPTS=1)
+    (project.folder / ".aws").mkdir()
+    (project.folder / ".aws" / "config").write_text(profile + "\n")
+    aws = {"use_aws": "true", "bucket": "bucket", "region": REGION, "endpoint_url": url}
+    project.configure(aws=aws)
+    result = project.run(env=NO_ROLE | KEYS | env)
+    assert_names(stop_message(project, result), word)
+    assert PASSWORD not in result.out + result.err + result.debug_log
+
+
+def test_a_missing_ca_bundle_is_reported(reader: Reader, store: Store) -> None:
+    reader.env = KEYS | {"AWS_CA_BUNDLE": "/no/such.pem"}
+    message = reader.error(endpoint_url=store.url.replace("http", "https"))
+    assert_names(message, "SSL", "No such file", "[aws]")
+
+
+def test_a_session_token_in_a_refusal_is_not_shown(
+    s3_project: Project, store: Store
+) -> None:
+    env = KEYS | {"AWS_SESSION_TOKEN": "token-of-session+/="}
+    message = "Not authorized to perform: kms:Decrypt, token-of-session+/="
+    store.refuses = refuse_list(403, "AccessDenied", message)
+    result = s3_project.run(env=env)
+    line = stop_message(s3_project, result)
+    assert_names(
+        line, "s3:ListBucket", "s3:GetObject", "Not authorized to perform: kms:Decrypt"
+    )
+    seen = result.out + result.err + result.debug_log
+    assert "token-of-session" not in seen
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in seen
+
+
+@pytest.mark.parametrize("is_denied", [False, True])
+def test_check_asks_s3(s3_project: Project, store: Store, is_denied: bool) -> None:
+    store.objects[NAME] = S3Object(one_user("u1"))
+    if is_denied:
+        store.refuses = refuse_list(403, "AccessDenied")
+    result = s3_project.run("--check", env=KEYS)
+    assert result.status == int(is_denied), result
+    assert result.err == ""
+    line = line_of(result.out, "s3://bucket/exports/")
+    assert ("s3:GetObject" in line) == is_denied
+    assert (f"exports/{NAME}" in line) != is_denied
+    assert {request.method for request in s3_project.services.requests} == {"GET"}
+    assert list(s3_project.exports.iterdir()) == []
+
+
+#### Downloads that break off
+
+
+@pytest.mark.parametrize("trouble", ["cut", "chunks cut", "no length"])
+def test_a_download_that_breaks_off_starts_again(
+    reader: Reader, store: Store, trouble: str
+) -> None:
+    store.troubles = [trouble, ""]
+    assert reader.read() == rows(1, 99)
+    assert store.downloads == 2
+
+
+def test_chunks_that_come_to_their_end_are_complete(
+    reader: Reader, store: Store
+) -> None:
+    """Even though nobody said how long the object would be."""
+    store.troubles = ["chunks"]
+    assert reader.read() == rows(1, 99)
+    assert store.downloads == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [rows(1, 150), rows(1, 11), rows(101, 199)],
+    ids=["longer", "shorter", "other"],
+)
+def test_no_part_of_an_object_that_changes_is_kept(
+    reader: Reader, store: Store, content: bytes
+) -> None:
+    store.troubles = ["cut", ""]
+    store.changes_to = content
+    assert reader.read() == content
+
+
+@pytest.mark.parametrize("trouble", ["cut", "chunks cut", "no length"])
+def test_no_part_of_a_download_is_imported(
+    reader: Reader, store: Store, trouble: str
+) -> None:
+    store.troubles = [trouble]
+    assert_names(
+        reader.error(), f"s3://bucket/exports/{NAME}", "5 times", "try again later"
+    )
+    assert store.downloads == 5
+
+
+def test_a_connection_closed_without_a_response_stops_the_run(
+    reader: Reader, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_csv, "S3_ATTEMPTS", 2)
+    store.troubles = ["closed"]
+    assert_names(reader.error(), f"s3://bucket/exports/{NAME}", "[aws]")
+    assert store.downloads == 2
+
+
+class BrokenStream:
+    """A response's body that raises an exception in the middle."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.pieces = [b"user_id\n", b"u1\n"]
+
+    def read(self, size: int | None = None) -> bytes:
+        if self.error and len(self.pieces) == 1:
+            raise self.error
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+class BrokenClient:
+    """A client whose downloads break off so many times with the same exception."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        self.errors: list[Exception | None] = [*[error] * times, None]
+        self.downloads = 0
+
+    def get_object(self, **_keys: str) -> dict[str, object]:
+        stream: Any = BrokenStream(self.errors[self.downloads])
+        self.downloads += 1
+        body = StreamingBody(stream, 11)
+        return {
+            "Body": body,
+            "ContentLength": 11,
+            "ResponseMetadata": {"HTTPHeaders": {}},
+        }
+
+
+BREAKS = [
+    ssl.SSLError("bad record"),
+    urllib3.exceptions.SSLError("bad record"),
+    urllib3.exceptions.ProtocolError("connection broken"),
+    urllib3.exceptions.ReadTimeoutError(mock.Mock(), "/", "timed out"),
+    ConnectionResetError("reset"),
+]
+
+
+@pytest.mark.parametrize("error", BREAKS, ids=lambda error: type(error).__name__)
+def test_a_connection_lost_in_mid_download_is_one_of_five_attempts(
+    reader: Reader, error: Exception
+) -> None:
+    reader.tmp.mkdir()
+    download = S3Download(reader.settings())
+    client = BrokenClient(error, times=4)
+    with closing(download.download(client, f"exports/{NAME}")) as file:
+        assert file.open().read() == b"user_id\nu1\n"
+    assert client.downloads == 5
+    client = BrokenClient(error, times=5)
+    with pytest.raises(RunAborted, match="try again later"):
+        download.download(client, f"exports/{NAME}")
+    assert client.downloads == 5
+
+
+#### Servers that trickle or are silent
+
+
+@pytest.mark.parametrize("trouble", ["listing", "trickle", "silent"])
+def test_a_server_that_sends_nothing_useful_stops_the_run(
+    reader: Reader, store: Store, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timeouts of botocore start again with each byte."""
+    monkeypatch.setattr(export_csv, "S3_SILENCE", 1)
+    store.lists_slowly = trouble == "listing"
+    store.troubles = ["" if trouble == "listing" else trouble]
+    assert_names(reader.error(), "S3", "within 1 second", "try again later")
+
+
+def test_a_run_from_a_silent_server_ends_with_its_message(
+    s3_project: Project, store: Store
+) -> None:
+    s3_project.set_constants(S3_SILENCE=1)
+    store.troubles = ["silent"]
+    line = stop_message(s3_project, s3_project.run(env=KEYS))
+    assert_names(line, "S3", "try again later")
+    assert list(s3_project.exports.iterdir()) == []
+
+
+@posix("sends signals of POSIX")
+@pytest.mark.parametrize(
+    ("trouble", "number"), [("silent", signal.SIGTERM), ("trickle", signal.SIGINT)]
+)
+def test_a_signal_ends_a_download(
+    s3_project: Project, store: Store, trouble: str, number: signal.Signals
+) -> None:
+    """Long before S3_SILENCE would: the wait fails after a quarter of it."""
+    store.troubles = [trouble]
+    child = s3_project.start(env=KEYS)
+    eventually(lambda: store.downloads)
+    child.send(number)
+    result = child.wait(export_csv.S3_SILENCE / 4)
+    assert result.status == 128 + number, result
+    assert "Traceback" not in result.out + result.err
+    assert s3_project.services.requests == []
+    assert list(s3_project.exports.iterdir()) == []
+    assert result.reject_files == []

@@ -1,4 +1,4 @@
-"""skip_unchanged: what Intercom has is left out, and nothing that it might not have ever is."""
+"""skip_unchanged: users that Intercom has are left out, and never one that it might not have."""
 
 from __future__ import annotations
 
@@ -15,32 +15,37 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Project, Result, eventually, posix
-from sandbox import Fault, Request, Sandbox
+from conftest import Project, Result, eventually, line_of, lines_of, posix
+from faults import Fault
+from in_process import load_settings, read
+from mock_http import Request
+from mock_services import MockServices
+
+from export_csv import Row, Settings, SyncState, Upload, identity_key, recall_upload
 
 STATE = "sent_users.sqlite3"
 
 
 @pytest.fixture
 def skipping(project: Project) -> Project:
-    """A project with skip_unchanged."""
+    """Return a project with skip_unchanged."""
     project.configure(intercom={"skip_unchanged": "true"})
     return project
 
 
 def csv_of(*rows: str) -> str:
-    """A file of user_id, email and name."""
+    """Return a file of user_id, email and name."""
     return "user_id,email,name\n" + "".join(f"{row}\n" for row in rows)
 
 
 def imported(project: Project, *rows: str) -> Result:
-    """How a run of a file with these rows ended."""
+    """Run a file with these rows."""
     project.write(csv_of(*rows))
     return project.run()
 
 
-def name_of(sandbox: Sandbox, user_id: str) -> object:
-    (user,) = sandbox.find(user_id=user_id)
+def name_of(services: MockServices, user_id: str) -> object:
+    (user,) = services.find(user_id=user_id)
     return user["name"]
 
 
@@ -52,34 +57,63 @@ def state_files(project: Project) -> list[Path]:
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_unchanged_rows_are_left_out_and_changed_ones_sent(
-    skipping: Project, sandbox: Sandbox, concurrency: int
+def test_unchanged_users_are_left_out_and_changed_ones_sent(
+    skipping: Project, services: MockServices, concurrency: int
 ) -> None:
     skipping.configure(intercom={"concurrency": concurrency})
     first = imported(skipping, "u1,,Ada", "u2,,Bob", "u3,,Cy")
     assert (first.status, first.counts()) == (0, (3, 0, 0))
     second = imported(skipping, "u1,,Ada", "u2,,Bea", "u3,,Cy", "u4,,Di")
     assert (second.status, second.counts()) == (0, (2, 2, 0))
-    assert Counter(one.body["user_id"] for one in sandbox.requests[3:]) == {"u2": 1, "u4": 1}
+    assert Counter(one.body["user_id"] for one in services.requests[3:]) == {
+        "u2": 1,
+        "u4": 1,
+    }
     third = imported(skipping, "u1,,Ada", "u2,,Bea", "u3,,Cy", "u4,,Di")
     assert (third.status, third.counts()) == (0, (0, 4, 0))
-    assert len(sandbox.requests) == 5
+    assert len(services.requests) == 5
+    # What Intercom has deleted since isn't noticed, so no line says that it has them all.
+    assert lines_of(first.out, "unchanged since") == []
+    assert line_of(third.out, "unchanged since").startswith("4 users ")
+    assert "in Intercom" not in third.out
 
 
-def test_unchanged_means_the_data_and_not_the_file(skipping: Project, sandbox: Sandbox) -> None:
+def test_a_notice_says_how_many_users_are_unchanged(
+    skipping: Project, services: MockServices
+) -> None:
+    skipping.users(3)
+    skipping.enable_notices()
+    for _ in range(2):
+        assert skipping.run().status == 0
+    assert "unchanged since" not in services.slack[1]["text"]
+    assert "3 users unchanged since they were last sent" in services.slack[3]["text"]
+    assert "in Intercom" not in services.slack[3]["text"]
+
+
+def test_unchanged_means_the_data_and_not_the_file(
+    skipping: Project, services: MockServices
+) -> None:
     skipping.write(csv_of("u1,a@example.com,Ada"))
     assert skipping.run().status == 0
     skipping.write(
-        "name;x;email;user_id\n Ada ;1;a@example.com;u1\n", "users_2026-12-01T00-00-00.csv"
+        "name;x;email;user_id\n Ada ;1;a@example.com;u1\n",
+        "users_2026-11-02T00-00-00.csv",
     )
     skipping.configure(csv={"delimiter": ";"})
     assert skipping.run().counts() == (0, 1, 0)
-    assert len(sandbox.requests) == 1
+    assert len(services.requests) == 1
 
 
-def test_the_order_of_keys_in_the_config_is_no_change(skipping: Project, sandbox: Sandbox) -> None:
+def test_the_order_of_keys_in_the_config_changes_no_digest(
+    skipping: Project, services: MockServices
+) -> None:
     fields = {"user_id": "u", "email": "e", "name": "'Ada'", "signed_up_at": "t"}
-    attributes = {"plan": "p", "age": "a : integer", "from": "'here'", "at": "t : timestamp"}
+    attributes = {
+        "plan": "p",
+        "age": "a : integer",
+        "from": "'here'",
+        "at": "t : timestamp",
+    }
     skipping.write("u,e,p,a,t\nu1,a@x.eu,gold,7,2026-01-02\n")
     for order in (list, reversed):
         skipping.settings["user"] = dict(order(list(fields.items())))
@@ -87,54 +121,70 @@ def test_the_order_of_keys_in_the_config_is_no_change(skipping: Project, sandbox
         skipping.settings = dict(order(list(skipping.settings.items())))
         skipping.configure()
         assert sum(skipping.run().counts()[:2]) == 1
-    assert len(sandbox.requests) == 1
+    assert len(services.requests) == 1
 
 
-def test_a_field_that_the_settings_add_is_a_change(skipping: Project, sandbox: Sandbox) -> None:
+def test_a_newly_mapped_field_is_a_change(
+    skipping: Project, services: MockServices
+) -> None:
     skipping.configure(user={"user_id": "user_id"})
     assert imported(skipping, "u1,,Ada").counts() == (1, 0, 0)
     skipping.configure(user={"name": "name"})
     assert skipping.run().counts() == (1, 0, 0)
-    assert name_of(sandbox, "u1") == "Ada"
+    assert name_of(services, "u1") == "Ada"
 
 
 @pytest.mark.parametrize("field", ["update_last_request_at", "new_session"])
-def test_users_with_something_to_do_are_always_sent(skipping: Project, field: str) -> None:
+def test_users_with_a_true_action_field_are_always_sent(
+    skipping: Project, field: str
+) -> None:
     skipping.write(f"user_id,{field}\nu1,true\nu2,false\nu3,\n")
     assert skipping.run().counts() == (3, 0, 0)
     assert skipping.run().counts() == (1, 2, 0)
-    requests = skipping.sandbox.requests
+    requests = skipping.services.requests
     assert [one.body["user_id"] for one in requests] == ["u1", "u2", "u3", "u1"]
 
 
-def test_without_skip_unchanged_all_are_sent_and_no_state_is_kept(project: Project) -> None:
+def test_without_skip_unchanged_all_are_sent_and_no_state_is_kept(
+    project: Project,
+) -> None:
     project.users(3)
     assert project.run().counts() == (3, 0, 0)
     assert project.run().counts() == (3, 0, 0)
     assert not state_files(project)
 
 
-def test_whatever_id_it_is_given_a_user_is_remembered(skipping: Project, sandbox: Sandbox) -> None:
+def test_a_user_is_remembered_whatever_id_the_response_has(
+    skipping: Project, services: MockServices
+) -> None:
     ids = [None, 17, "\ud800", "a/b", "", ["x"], "x" * 10_000, "\0"]
     bodies = [json.dumps({"type": "user", "id": known}).encode() for known in ids]
-    sandbox.faults = [Fault(body=body, acts=True) for body in bodies]
+    services.faults = [Fault(body=body, acts=True) for body in bodies]
     skipping.users(len(ids))
     result = skipping.run()
     assert (result.status, result.counts()) == (0, (len(ids), 0, 0)), result
     assert skipping.run().counts() == (0, len(ids), 0)
 
 
-def test_rows_with_half_a_letter_are_counted_beside_skipped_ones(skipping: Project) -> None:
-    """A lone surrogate, which UTF-16 can hold, and no digest can."""
-    rows = ["user_id,email,name\n", "u1,,Ada\n", "u2\ud800,,Bob\n", "u3,,\udc00\n", "u4,,Di\n"]
+def test_rows_with_half_a_character_are_counted_beside_unchanged_ones(
+    skipping: Project,
+) -> None:
+    """UTF-16 can contain a lone surrogate, which can't be encoded for a digest."""
+    rows = [
+        "user_id,email,name\n",
+        "u1,,Ada\n",
+        "u2\ud800,,Bob\n",
+        "u3,,\udc00\n",
+        "u4,,Di\n",
+    ]
     skipping.configure(csv={"encoding": "utf-16"})
     skipping.write("".join(["\ufeff", *rows]).encode("utf-16-le", "surrogatepass"))
     for counts in (2, 0, 2), (0, 2, 2):
         result = skipping.run()
         assert (result.status, result.counts()) == (1, counts)
-        kept = result.not_imported[-1].read_bytes().decode("utf-16", "surrogatepass")
+        kept = result.reject_files[-1].read_bytes().decode("utf-16", "surrogatepass")
         assert kept == rows[0] + rows[2] + rows[3]
-    assert skipping.run("--local", result.not_imported[-1]).counts() == (0, 0, 2)
+    assert skipping.run("--local", result.reject_files[-1]).counts() == (0, 0, 2)
 
 
 #### No wrong skip
@@ -146,7 +196,10 @@ FAILURES = {
     "answer lost": (LOST, "New"),
     "answer lost and back to the old": (LOST, "Old"),
     "cut off and back to the old": (Fault(acts=True, cut=True), "Old"),
-    "a page and back to the old": (Fault(status=200, body=b"<html></html>", acts=True), "Old"),
+    "a page and back to the old": (
+        Fault(status=200, body=b"<html></html>", acts=True),
+        "Old",
+    ),
     "502 and back to the old": (Fault(status=502, acts=True), "Old"),
     "422 and back to the old": (Fault(status=422, acts=True), "Old"),
     "stopped and back to the old": (Fault(status=403, acts=True), "Old"),
@@ -154,70 +207,80 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_a_user_whose_update_failed_is_sent(skipping: Project, sandbox: Sandbox, case: str) -> None:
+def test_a_user_whose_update_failed_is_sent(
+    skipping: Project, services: MockServices, case: str
+) -> None:
     failure, then = FAILURES[case]
     skipping.configure(intercom={"retries": 0})
     assert imported(skipping, "u1,,Old").counts() == (1, 0, 0)
-    sandbox.faults = [failure]
+    services.faults = [failure]
     assert imported(skipping, "u1,,New").counts() == (0, 0, 1)
     last = imported(skipping, f"u1,,{then}")
     assert (last.status, last.counts()) == (0, (1, 0, 0))
-    assert name_of(sandbox, "u1") == then
+    assert name_of(services, "u1") == then
 
 
-def test_a_404_stops_the_run_though_its_user_is_remembered(
-    skipping: Project, sandbox: Sandbox
+def test_a_404_only_concerns_its_row_if_intercom_has_accepted_users_before(
+    skipping: Project, services: MockServices
 ) -> None:
-    """It is about user_url, as only contacts are asked for by the id that Intercom told."""
+    """Then user_url is right, if the 404 is Intercom's own. A page says that it isn't."""
     assert imported(skipping, "u1,,Old", "u2,,Old").counts() == (2, 0, 0)
-    sandbox.faults = [Fault(status=404)]
-    assert imported(skipping, "u1,,New", "u2,,New").counts() == (0, 0, 2)
-    assert len(sandbox.requests) == 3
+    services.faults = [Fault(status=404)]
+    assert imported(skipping, "u1,,New", "u2,,New").counts() == (1, 0, 1)
+    services.faults = [Fault(status=404, body=b"<html>Not Found</html>")]
+    result = imported(skipping, "u1,,Newer", "u2,,Newer")
+    assert result.counts() == (0, 0, 2)
+    assert "user_url" in result.err
 
 
 @pytest.mark.parametrize("then", ["New", "Old"])
-def test_a_user_whose_update_was_under_way_at_a_kill_is_sent_again(
-    skipping: Project, sandbox: Sandbox, then: str
+def test_a_user_in_flight_when_the_run_is_killed_is_sent_again(
+    skipping: Project, services: MockServices, then: str
 ) -> None:
     assert imported(skipping, "u1,,Old").counts() == (1, 0, 0)
-    sandbox.faults = [Fault(delay=60)]
+    services.faults = [Fault(delay=60)]
     skipping.write(csv_of("u1,,New"))
     child = skipping.start()
-    eventually(lambda: name_of(sandbox, "u1") == "New")
+    eventually(lambda: name_of(services, "u1") == "New")
     child.process.kill()
     child.wait()
     assert imported(skipping, f"u1,,{then}").counts() == (1, 0, 0)
-    assert name_of(sandbox, "u1") == then
+    assert name_of(services, "u1") == then
 
 
-# a row of u1, and another one that is the same user of Intercom's
+# A row of u1, and another one that Intercom takes for the same user
 SAME = {
     "email": ("u1,a@example.com,Ada", "email,name\na@example.com,Bea\n"),
-    "email in another case": ("u1,a@example.com,Ada", "email,name\nA@Example.com,Bea\n"),
+    "email in another case": (
+        "u1,a@example.com,Ada",
+        "email,name\nA@Example.com,Bea\n",
+    ),
     "email that only Intercom knew": ("u1,,Ada", "email,name\na@example.com,Bea\n"),
     "id": ("u1,,Ada", "id,name\nknown,Bea\n"),
 }
 LOST_TOO = [(same, True) for same in ("email", "email in another case", "id")]
 
 
-@pytest.mark.parametrize(("same", "lost"), [*((same, False) for same in SAME), *LOST_TOO])
+@pytest.mark.parametrize(
+    ("same", "lost"), [*((same, False) for same in SAME), *LOST_TOO]
+)
 def test_another_row_of_the_same_user_makes_the_data_unknown(
-    skipping: Project, sandbox: Sandbox, same: str, lost: bool
+    skipping: Project, services: MockServices, same: str, lost: bool
 ) -> None:
-    """Also where the answer never came that would have told that the two rows are one user."""
+    """Even if the response that would show that both rows are one user was lost."""
     row, other = SAME[same]
-    sandbox.users["known"] = {"user_id": "u1", "email": "a@example.com"}
+    services.users["known"] = {"user_id": "u1", "email": "a@example.com"}
     skipping.configure(intercom={"retries": 0})
     assert imported(skipping, row).counts() == (1, 0, 0)
-    sandbox.faults = [LOST] * lost
+    services.faults = [LOST] * lost
     skipping.write(other)
     assert skipping.run().counts() == (not lost, 0, lost)
-    assert name_of(sandbox, "u1") == "Bea"
+    assert name_of(services, "u1") == "Bea"
     assert imported(skipping, row).counts() == (1, 0, 0)
-    assert name_of(sandbox, "u1") == "Ada"
+    assert name_of(services, "u1") == "Ada"
     skipping.write(other)
     assert skipping.run().counts() == (1, 0, 0)
-    assert len(sandbox.users) == 1
+    assert len(services.users) == 1
 
 
 BY_EMAIL = ",a@example.com,Old"
@@ -227,64 +290,73 @@ BY_EMAIL = ",a@example.com,Old"
     ("first", "concurrency"),
     [(BY_EMAIL, 1), (",A@example.com,Old", 2), (BY_EMAIL, 8), (f"u1{BY_EMAIL}", 8)],
 )
-def test_a_user_who_is_twice_in_the_file_ends_as_its_last_row(
-    skipping: Project, sandbox: Sandbox, first: str, concurrency: int
+def test_a_user_with_two_rows_ends_with_the_data_of_the_last(
+    skipping: Project, services: MockServices, first: str, concurrency: int
 ) -> None:
-    """The last row is what was sent before, and still has to be sent after the first."""
+    """The last row equals what an earlier run sent, and still has to be sent after the first."""
     skipping.configure(intercom={"concurrency": concurrency})
-    sandbox.latency = 0.05
+    services.latency = 0.05
     rows = [f"x{n},," for n in range(3)]
     assert imported(skipping, "u1,a@example.com,New").counts() == (1, 0, 0)
     result = imported(skipping, *rows, first, "u1,a@example.com,New", "y,,")
     assert result.status == 0
-    assert name_of(sandbox, "u1") == "New"
+    assert name_of(services, "u1") == "New"
 
 
-def test_a_last_row_that_is_the_old_one_counts(skipping: Project, sandbox: Sandbox) -> None:
-    """While the first row waits for the second try of its own."""
+def test_an_unchanged_last_row_waits_for_the_retry_of_the_first(
+    skipping: Project, services: MockServices
+) -> None:
     skipping.configure(intercom={"concurrency": 4, "timeout": 0.3})
     assert imported(skipping, "u1,,New").counts() == (1, 0, 0)
-    sandbox.faults = [Fault(status=503)]
+    services.faults = [Fault(status=503)]
     assert imported(skipping, "u1,,Old", "u1,,New").status == 0
-    assert name_of(sandbox, "u1") == "New"
+    assert name_of(services, "u1") == "New"
 
 
-#### Workspaces apart
+#### Several workspaces
 
 
-def other_token(project: Project, sandbox: Sandbox) -> None:
-    sandbox.token = "another-token-0123456789"
-    project.configure(intercom={"access_token": sandbox.token})
+def other_token(project: Project, services: MockServices) -> None:
+    services.token = "another-token-0123456789"
+    project.configure(intercom={"access_token": services.token})
 
 
-def other_key(project: Project, sandbox: Sandbox) -> None:
-    keys = {"access_token": None, "api_id": sandbox.api_id, "api_key": sandbox.api_key}
+def other_key(project: Project, services: MockServices) -> None:
+    keys = {
+        "access_token": None,
+        "api_id": services.api_id,
+        "api_key": services.api_key,
+    }
     project.configure(intercom=keys)
 
 
-def other_dialect(project: Project, sandbox: Sandbox) -> None:
-    project.configure(intercom={"user_url": sandbox.contacts_url})
+def other_dialect(project: Project, services: MockServices) -> None:
+    project.configure(intercom={"user_url": services.contacts_url})
 
 
 @pytest.mark.parametrize("change", [other_token, other_key, other_dialect])
-def test_what_was_sent_to_one_workspace_says_nothing_of_another(
-    skipping: Project, sandbox: Sandbox, change: Callable[[Project, Sandbox], None]
+def test_each_url_and_credentials_have_digests_of_their_own(
+    skipping: Project,
+    services: MockServices,
+    change: Callable[[Project, MockServices], None],
 ) -> None:
     skipping.users(3)
     assert skipping.run().counts() == (3, 0, 0)
-    change(skipping, sandbox)
+    change(skipping, services)
     assert skipping.run().counts() == (3, 0, 0)
 
 
-def test_workspaces_do_not_disturb_each_other(skipping: Project, sandbox: Sandbox) -> None:
+def test_workspaces_do_not_affect_each_other(
+    skipping: Project, services: MockServices
+) -> None:
     skipping.users(3)
     assert skipping.run().counts() == (3, 0, 0)
-    with Sandbox() as other:
+    with MockServices() as other:
         for number in (1, 2, 3):  # Intercom's ids are unique in all workspaces
             other.users[f"other{number}"] = {"user_id": f"u{number}"}
         skipping.configure(intercom={"user_url": other.users_url})
         assert skipping.run().counts() == (3, 0, 0)
-    skipping.configure(intercom={"user_url": sandbox.users_url})
+    skipping.configure(intercom={"user_url": services.users_url})
     assert skipping.run().counts() == (0, 3, 0)
 
 
@@ -293,28 +365,28 @@ def test_workspaces_do_not_disturb_each_other(skipping: Project, sandbox: Sandbo
 
 @pytest.mark.parametrize(("concurrency", "moment"), [(1, 0), (1, 25), (8, 9), (8, 33)])
 def test_after_a_kill_exactly_the_missing_users_are_sent(
-    skipping: Project, sandbox: Sandbox, concurrency: int, moment: int
+    skipping: Project, services: MockServices, concurrency: int, moment: int
 ) -> None:
-    sandbox.latency = 0.01
+    services.latency = 0.01
     skipping.configure(intercom={"concurrency": concurrency})
     skipping.users(60)
     child = skipping.start()
-    eventually(lambda: sandbox.answers[200] >= moment)
+    eventually(lambda: services.responses[200] >= moment)
     child.process.kill()
     assert child.wait().status in {-9, 1}
-    eventually(lambda: all(one.ended for one in sandbox.requests))
-    before = {one.body["user_id"] for one in sandbox.requests}
+    eventually(lambda: all(one.ended_at for one in services.requests))
+    before = {one.body["user_id"] for one in services.requests}
     assert len(before) < 60
-    sent = len(sandbox.requests)
+    sent = len(services.requests)
 
     result = skipping.run()
     assert result.status == 0
     assert sum(result.counts()) == 60
-    after = Counter(one.body["user_id"] for one in sandbox.requests[sent:])
+    after = Counter(one.body["user_id"] for one in services.requests[sent:])
     assert set(after) | before == {f"u{n}" for n in range(1, 61)}
     assert len(set(after) & before) <= concurrency
     assert set(after.values()) == {1}
-    assert len(sandbox.users) == 60
+    assert len(services.users) == 60
     assert skipping.run().counts() == (0, 60, 0)
 
 
@@ -335,8 +407,8 @@ sqlite3.connect = lambda *arguments, **keys: connect(*arguments, **keys, factory
 
 
 @pytest.mark.parametrize("statements", [3, 4, 5, 6, 7, 8, 9, 12, 14])
-def test_a_kill_between_any_two_statements_leaves_a_state_to_go_on_with(
-    skipping: Project, sandbox: Sandbox, statements: int
+def test_the_state_is_usable_after_a_kill_between_any_two_statements(
+    skipping: Project, services: MockServices, statements: int
 ) -> None:
     patch = skipping.folder / "sitecustomize.py"
     patch.write_text(KILLED_BY_ITSELF.format(statements=statements))
@@ -345,29 +417,29 @@ def test_a_kill_between_any_two_statements_leaves_a_state_to_go_on_with(
     assert killed.status in {-9, 9, 0}
     result = skipping.run()
     assert (result.status, sum(result.counts())) == (0, 2), result
-    assert len(sandbox.users) == 2
+    assert len(services.users) == 2
     assert skipping.run().counts() == (0, 2, 0)
 
 
-#### A state file that is of no use
+#### State files that can't be used
 
 
-def refuses(project: Project, *words: str) -> str:
-    """The one line in which a run says why it can't use the state; nothing is sent."""
-    project.notices()
+def run_refused(project: Project, *words: str) -> str:
+    """Return the only line of a run that can't use its state file; nothing is sent."""
+    project.enable_notices()
     result = project.run()
     assert result.status == 1, result
-    assert not project.sandbox.requests
+    assert not project.services.requests
     assert "Traceback" not in result.err
-    assert "nobody foresaw" not in result.err
+    assert "unexpected" not in result.err
     (line,) = [line for line in result.err.splitlines() if "stopped" in line]
     assert all(word in line for word in words), line
-    assert "red" in [notice["color"] for notice in project.sandbox.hipchat]
+    assert "red" in [notice["color"] for notice in project.services.hipchat]
     return line
 
 
 def database(path: Path, *statements: str) -> bytes:
-    """The bytes of an SQLite file that these make."""
+    """Return the bytes of an SQLite file that these statements make."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         for statement in statements:
             connection.execute(statement)
@@ -376,6 +448,7 @@ def database(path: Path, *statements: str) -> bytes:
 
 
 NUMBERED = "PRAGMA user_version = 1"
+OURS = "PRAGMA application_id = 0x49435331"
 NO_STATES: dict[str, bytes | list[str]] = {
     "text": b"no database\n",
     "bytes": bytes(range(256)) * 64,
@@ -384,32 +457,40 @@ NO_STATES: dict[str, bytes | list[str]] = {
     "unnumbered": ["CREATE TABLE users (name TEXT)"],
     "of other tables": ["CREATE TABLE orders (number INTEGER)", NUMBERED],
     "of another users table": ["CREATE TABLE users (id TEXT, name TEXT)", NUMBERED],
+    "without its table": [OURS, NUMBERED, "CREATE TABLE other (id TEXT)"],
+    "with other columns": [OURS, NUMBERED, "CREATE TABLE users (key BLOB, name TEXT)"],
 }
 
 
 @pytest.mark.parametrize("made_of", NO_STATES.values(), ids=NO_STATES)
-def test_what_is_damaged_or_of_another_program_is_said_and_kept(
+def test_a_damaged_or_foreign_file_stops_the_run_and_stays_as_it_is(
     skipping: Project, made_of: bytes | list[str]
 ) -> None:
     skipping.users(3)
     state = skipping.folder / STATE
     content = made_of if isinstance(made_of, bytes) else database(state, *made_of)
     state.write_bytes(content)
-    refuses(skipping, STATE)
+    run_refused(skipping, STATE, "state_file")
     assert state.read_bytes() == content
+    for option in ("--dry-run", "--check"):
+        result = skipping.run(option)
+        assert (result.status, STATE in result.out + result.err) == (1, True), result
+        assert state.read_bytes() == content
 
 
-def test_the_state_of_a_newer_version_is_left_as_it_is(skipping: Project, sandbox: Sandbox) -> None:
+def test_the_state_of_a_newer_version_is_left_as_it_is(
+    skipping: Project, services: MockServices
+) -> None:
     skipping.users(3)
     assert skipping.run().status == 0
-    sandbox.requests.clear()
+    services.requests.clear()
     content = database(skipping.folder / STATE, "PRAGMA application_id = 0x49435332")
-    line = refuses(skipping, STATE, "version")
+    line = run_refused(skipping, STATE, "version")
     assert "damaged" not in line
     assert (skipping.folder / STATE).read_bytes() == content
 
 
-def test_an_empty_state_file_is_a_new_one(skipping: Project) -> None:
+def test_an_empty_state_file_counts_as_a_new_one(skipping: Project) -> None:
     skipping.users(3)
     (skipping.folder / STATE).touch()
     assert skipping.run().counts() == (3, 0, 0)
@@ -420,14 +501,27 @@ proc = posix("Windows has no /proc")
 
 
 @pytest.mark.parametrize(
-    "place",
-    ["a file/state.db", "a file/folder/state.db", "exports", pytest.param("/proc/x/y", marks=proc)],
+    ("place", "reason"),
+    [
+        ("a file/state.db", "not a folder"),
+        ("a file/folder/state.db", "not a folder"),
+        ("exports", "not a file"),
+        ("x" * 300, "too long"),
+        pytest.param(
+            "loop/state.db", "link", marks=posix("links are for administrators")
+        ),
+        pytest.param("/proc/x/y", "", marks=proc),
+    ],
 )
-def test_a_state_file_that_cannot_be_made_is_said(skipping: Project, place: str) -> None:
+def test_a_state_file_that_cannot_be_created_stops_the_run(
+    skipping: Project, place: str, reason: str
+) -> None:
     skipping.users(3)
     (skipping.folder / "a file").touch()
+    if place.startswith("loop"):
+        (skipping.folder / "loop").symlink_to("loop")
     skipping.configure(intercom={"state_file": place})
-    refuses(skipping, str(Path(place)))
+    run_refused(skipping, "[intercom] state_file", reason)
 
 
 LOCKER = """
@@ -441,8 +535,9 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Another process is writing to the database."""
-    command, pipe = [sys.executable, "-c", LOCKER, str(path)], subprocess.PIPE
+    """Lock the database from another process."""
+    command = [sys.executable, "-c", LOCKER, str(path)]
+    pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as locker:
         assert locker.stdout
         assert locker.stdout.readline().strip() == b"locked"
@@ -450,34 +545,39 @@ def locked(path: Path) -> Iterator[None]:
         locker.communicate()
 
 
-def test_a_state_that_another_program_locks_is_said(skipping: Project, sandbox: Sandbox) -> None:
-    skipping.with_constants(BUSY_TIMEOUT=0.2)
+def test_a_state_that_another_program_locks_stops_the_run(
+    skipping: Project, services: MockServices
+) -> None:
+    skipping.set_constants(SQLITE_BUSY_TIMEOUT=0.2)
     skipping.users(3)
     assert skipping.run().status == 0
-    sandbox.requests.clear()
+    services.requests.clear()
     skipping.users(4)
     with locked(skipping.folder / STATE):
-        refuses(skipping, STATE, "locked")
+        run_refused(skipping, STATE, "locked")
     assert skipping.run().counts() == (1, 3, 0)
 
 
-def test_a_lock_does_not_matter_where_nothing_has_changed(skipping: Project) -> None:
+def test_a_lock_does_not_matter_if_nothing_has_changed(skipping: Project) -> None:
     skipping.users(3)
     assert skipping.run().status == 0
     with locked(skipping.folder / STATE):
         assert skipping.run().counts() == (0, 3, 0)
 
 
-def test_a_lock_in_the_middle_of_a_run_loses_no_row(skipping: Project, sandbox: Sandbox) -> None:
-    arrived, go_on = threading.Event(), threading.Event()
+def test_a_lock_in_the_middle_of_a_run_loses_no_row(
+    skipping: Project, services: MockServices
+) -> None:
+    arrived = threading.Event()
+    go_on = threading.Event()
 
     def hold(request: Request) -> None:
         if request.body["user_id"] == "u5":
             arrived.set()
             go_on.wait(60)
 
-    sandbox.fault_for = hold
-    skipping.with_constants(BUSY_TIMEOUT=0.2)
+    services.fault_for = hold
+    skipping.set_constants(SQLITE_BUSY_TIMEOUT=0.2)
     skipping.users(20)
     child = skipping.start()
     assert arrived.wait(30)
@@ -485,69 +585,198 @@ def test_a_lock_in_the_middle_of_a_run_loses_no_row(skipping: Project, sandbox: 
         go_on.set()
         result = child.wait()
     assert (result.status, result.counts()) == (1, (5, 0, 15)), result
-    assert len(result.not_imported_rows()) == 16
+    assert len(result.rejected_rows()) == 16
     assert "locked" in result.err
     assert "Traceback" not in result.err
     last = skipping.run()
     assert last.status == 0
     assert last.counts() in {(15, 5, 0), (16, 4, 0)}
-    assert len(sandbox.users) == 20
+    assert len(services.users) == 20
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_damage_inside_makes_no_wrong_skip(skipping: Project, sandbox: Sandbox, seed: int) -> None:
+def test_a_damaged_state_leaves_no_changed_user_out(
+    skipping: Project, services: MockServices, seed: int
+) -> None:
     count = 300
     skipping.configure(intercom={"concurrency": 4})
     rows = [f"u{n},u{n}@example.com," for n in range(count)]
     assert imported(skipping, *(row + "Old" for row in rows)).counts() == (count, 0, 0)
-    path, noise = skipping.folder / STATE, random.Random(seed)
+    path = skipping.folder / STATE
+    noise = random.Random(seed)
     content = bytearray(path.read_bytes())
     for _ in range(3):
         start = noise.randrange(4096, len(content))
-        content[start : start + 3000] = noise.randbytes(len(content[start : start + 3000]))
+        content[start : start + 3000] = noise.randbytes(
+            len(content[start : start + 3000])
+        )
     path.write_bytes(content)
 
     names = ["Old" if n % 2 else "New" for n in range(count)]
+    before = len(services.requests)
     result = imported(skipping, *map(str.__add__, rows, names))
+    assert "Traceback" not in result.err
+    if len(services.requests) == before:  # the damage showed before the first user
+        assert (result.status, STATE in result.err) == (1, True), result
+        return
     assert sum(result.counts()) == count
     assert result.status == (1 if result.counts()[2] else 0)
-    assert "Traceback" not in result.err
-    left_out = {row[0] for row in result.not_imported_rows()} if result.not_imported else set()
+    left_out = set()
+    if result.reject_files:
+        left_out = {row[0] for row in result.rejected_rows()}
     for number, name in enumerate(names):
-        assert f"u{number}" in left_out or name_of(sandbox, f"u{number}") == name
+        assert f"u{number}" in left_out or name_of(services, f"u{number}") == name
 
 
-#### What is in the file, and who changes it
+#### Files of version 1.1
+
+# What version 1.1.0 kept for the rows below: key and digest.
+OLD_URL = "http://127.0.0.1:45678/users"
+OLD_TOKEN = "sandbox-token-0123456789"
+OLD_ROWS = """\
+user_id,email,signed_up_at,name,unsub,plan,age,score,vip,seen
+u1,Ada@Example.com,2026-01-02,Ada "É",no,gold,7,1.50,yes,2026-01-02T03:04:05+01:00
+,bob@example.com,,Bob,,,,,,
+u3,,1767312000,,,,,,,
+"""
+OLD_STATE = [
+    (
+        "25873282d72b6d6d132cec5720f3ec752f8f6eaabf9d9c44863db5c60e801193",
+        "cd06f308e577c9ffdfa45bcbd4f363e7d4f19475ec45e1a34d08d83001260091",
+    ),
+    (
+        "475ebde2ab77526bb91de6c11991320cf4c5c5dacd74cb25c0d2edead7f9bf1d",
+        "c42411dc3d178bc4cc0334d52d9ccbba4e9dfe4eda3e806dae9602c47749e438",
+    ),
+    (
+        "9d50bcc1b913072cb5b9dab5f4d9573c854f2009ee7e920677b35462c3188211",
+        "1ce2254fdadb766fafcd6cf8d5cbf032b79bae4225c0a8650233b70eb897fb29",
+    ),
+]
+OLD_FIELDS = {
+    "name": "name",
+    "unsubscribed_from_emails": "unsub : boolean",
+    "user_id": "user_id",
+    "email": "email",
+    "signed_up_at": "signed_up_at : timestamp",
+}
+OLD_ATTRIBUTES = {
+    "vip": "vip : boolean",
+    "age": "age : integer",
+    "seen_at": "seen : timestamp",
+    "plan": "plan",
+    "score": "score : float",
+}
+
+
+def settings_of_old_state(path: Path) -> Settings:
+    return load_settings(
+        intercom={
+            "access_token": OLD_TOKEN,
+            "user_url": OLD_URL,
+            "skip_unchanged": "true",
+            "state_file": path,
+        }
+    )
+
+
+def test_keys_and_digests_are_those_of_version_1_1(tmp_path: Path) -> None:
+    """Otherwise the first run after an upgrade would send every user again."""
+    settings = settings_of_old_state(tmp_path / STATE)
+    reading = read(OLD_ROWS, user=OLD_FIELDS, custom_attributes=OLD_ATTRIBUTES)
+    state = SyncState(settings, write=True)
+    for user, (key, digest) in zip(reading.users, OLD_STATE, strict=True):
+        upload = Upload(Row(2, b"", []), user)
+        assert not recall_upload(upload, state, settings)
+        assert (state.key(identity_key(user)).hex(), upload.digest.hex()) == (
+            key,
+            digest,
+        )
+    state.close()
+
+
+@pytest.mark.parametrize("digest", [OLD_STATE[0][1], ""])
+def test_a_file_of_version_1_1_tells_by_its_digests_that_users_were_accepted(
+    tmp_path: Path, digest: str
+) -> None:
+    """It has no marker, unlike a newer file, in which digests may all have been cleared."""
+    path = tmp_path / STATE
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        table = "CREATE TABLE users (key BLOB PRIMARY KEY, digest BLOB, id TEXT, email BLOB)"
+        connection.execute(table)
+        row = (bytes.fromhex(OLD_STATE[0][0]), bytes.fromhex(digest))
+        connection.execute("INSERT INTO users VALUES (?, ?, NULL, NULL)", row)
+        connection.execute(OURS)
+        connection.commit()
+    settings = settings_of_old_state(path)
+    (user, *_) = read(OLD_ROWS, user=OLD_FIELDS, custom_attributes=OLD_ATTRIBUTES).users
+    for write in (False, True):
+        state = SyncState(settings, write=write)
+        assert state.remembers_accepted_users() == bool(digest)
+        assert recall_upload(Upload(Row(2, b"", []), user), state, settings) == bool(
+            digest
+        )
+        state.close()
+
+
+def test_a_state_remembers_that_users_were_accepted_after_their_digests_are_cleared(
+    tmp_path: Path,
+) -> None:
+    settings = settings_of_old_state(tmp_path / STATE)
+    user = {"user_id": "u1"}
+    upload = Upload(Row(2, b"", []), user)
+    for is_known in (False, True):
+        state = SyncState(settings, write=True)
+        assert state.remembers_accepted_users() == is_known
+        recall_upload(upload, state, settings)
+        state.save(upload, "")
+        state.invalidate(user)
+        assert not recall_upload(upload, state, settings)
+        state.close()
+    other = load_settings(
+        intercom={
+            "access_token": "another-token-012345",
+            "state_file": tmp_path / STATE,
+        }
+    )
+    state = SyncState(other, write=True)
+    assert not state.remembers_accepted_users()  # another workspace's
+    state.close()
+
+
+#### Contents of the file, and who changes it
 
 
 @pytest.mark.parametrize("basic", [False, True], ids=["token", "key"])
-def test_the_state_holds_no_credentials(skipping: Project, sandbox: Sandbox, basic: bool) -> None:
+def test_the_state_holds_no_credentials(
+    skipping: Project, services: MockServices, basic: bool
+) -> None:
     if basic:
-        other_key(skipping, sandbox)
+        other_key(skipping, services)
     skipping.users(2)
     assert skipping.run().status == 0
     (state,) = state_files(skipping)
     content = state.read_bytes()
-    pair = f"{sandbox.api_id}:{sandbox.api_key}".encode()
-    for secret in (sandbox.token, sandbox.api_key, base64.b64encode(pair).decode()):
+    pair = f"{services.api_id}:{services.api_key}".encode()
+    for secret in (services.token, services.api_key, base64.b64encode(pair).decode()):
         assert secret.encode() not in content
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--check"])
 @pytest.mark.parametrize("before", ["nothing", "an empty file", "a run", "a kill"])
-def test_looking_leaves_the_state_as_it_is(
-    skipping: Project, sandbox: Sandbox, before: str, option: str
+def test_check_and_dry_run_leave_the_state_as_it_is(
+    skipping: Project, services: MockServices, before: str, option: str
 ) -> None:
-    """And makes no file beside it; a dry run knows what it says."""
+    """They create no file next to it. A dry run knows what is in it."""
     skipping.write(csv_of("u1,,Ada", "u2,,Bob", "u3,,Cy"))
     if before == "an empty file":
         (skipping.folder / STATE).touch()
     elif before == "a run":
         assert imported(skipping, "u1,,Ada", "u2,,Bob").status == 0
     elif before == "a kill":
-        sandbox.faults = [Fault(), Fault(), Fault(delay=60)]
+        services.faults = [Fault(), Fault(), Fault(delay=60)]
         child = skipping.start()
-        eventually(lambda: len(sandbox.requests) == 3)
+        eventually(lambda: len(services.requests) == 3)
         child.process.kill()
         child.wait()
     files = state_files(skipping)
@@ -556,7 +785,9 @@ def test_looking_leaves_the_state_as_it_is(
     result = skipping.run(option)
     assert result.status == 0, result
     assert state_files(skipping) == files
-    assert [path.read_bytes() for path in files if not path.name.endswith("-shm")] == contents
+    assert [
+        path.read_bytes() for path in files if not path.name.endswith("-shm")
+    ] == contents
     if option == "--dry-run":
         known = before.startswith("a ")
         words = f"{3 - known} would be added or updated, {int(known)} are unchanged, 0 would not"

