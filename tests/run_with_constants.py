@@ -8,16 +8,29 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-warnings.simplefilter("ignore")  # as the script does when it is run by itself
 
-import export_csv  # noqa: E402 - its folder has to be on the path first
+def import_script() -> None:
+    """Import the script as it would be if it were run by itself."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.dont_write_bytecode = True  # no __pycache__ next to the script
+    warnings.simplefilter("ignore")
+    import export_csv  # noqa: F401
 
-constants = json.loads(sys.argv.pop(1))
-for name, value in constants.items():
-    if not hasattr(export_csv, name):
-        raise SystemExit(f"export_csv.py has no constant {name}")
-    setattr(export_csv, name, value)
-export_csv.run_and_exit()
+
+def run(constants: Mapping[str, object]) -> None:
+    """Run the script, with sys.argv and these constants, to the end of the process."""
+    import export_csv
+
+    for name, value in constants.items():
+        if not hasattr(export_csv, name):
+            raise SystemExit(f"export_csv.py has no constant {name}")
+        setattr(export_csv, name, value)
+    export_csv.run_and_exit()
+
+
+if __name__ == "__main__":
+    import_script()
+    run(json.loads(sys.argv.pop(1)))

@@ -363,6 +363,7 @@ class TestCtrlCAtStartUp:
 def test_ctrl_c_ends_a_check_or_a_dry_run_at_once(
     project: Project, option: str
 ) -> None:
+    project.run_from_file()
     project.users(20_000)
     child = project.start(option)
 

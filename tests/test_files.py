@@ -366,7 +366,12 @@ def test_a_temporary_folder_that_cannot_be_used_is_named(project: Project) -> No
     assert_says(line, "nowhere", r"\[aws\] tmp_folder")
     # Writing more than 8 blocks fails as it does on a full disk.
     project.configure(aws={"tmp_folder": None})
-    project.command = ["sh", "-c", 'ulimit -f 8; exec "$0" "$@"', *project.command]
+    project.command = [
+        "sh",
+        "-c",
+        'ulimit -f 8; exec "$0" "$@"',
+        *project.script_command,
+    ]
     line = stop_message(project, project.run())
     assert_says(line, "File too large", r"\[aws\] tmp_folder")
 

@@ -459,7 +459,7 @@ def test_signals_that_the_parent_ignores_stay_ignored(
     project: Project, services: MockServices
 ) -> None:
     """nohup ignores SIGHUP, and a shell SIGINT for jobs in the background."""
-    project.command = [*IGNORING, *project.command]
+    project.command = [*IGNORING, *project.script_command]
     gate = Gate(services, "u2")
     project.users(3)
     child = gate.run(project)
@@ -603,6 +603,7 @@ def test_a_signal_that_arrives_in_another_thread_is_noticed(
 @each_signal
 def test_a_dry_run_ends_too(project: Project, number: signal.Signals) -> None:
     """It may end by the signal itself, which a shell also reports as 128 + its number."""
+    project.run_from_file()
     project.users(5000)
     child = project.start("--dry-run")
     assert child.process.stdout
@@ -623,7 +624,7 @@ def test_ctrl_c_during_the_imports_prints_one_line(
     text = "import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(60)\n"
     (package / "__init__.py").write_text(text)
     if is_closed:
-        project.command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *project.command]
+        project.command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *project.script_command]
     child = project.start(env={"PYTHONPATH": str(project.folder)})
     eventually((project.folder / "begun").exists)
     child.send(signal.SIGINT)

@@ -189,7 +189,7 @@ def test_logs_that_cannot_be_written_are_one_warning_and_the_import_goes_on(
 ) -> None:
     """A limit on the size of files does what a full disk does, but for these files alone."""
     limit = "trap '' XFSZ; ulimit -f 8; exec \"$@\""
-    project.command = ["sh", "-c", limit, "sh", *project.command]
+    project.command = ["sh", "-c", limit, "sh", *project.script_command]
     project.users(100)
     result = project.run("--quiet")
     assert (result.status, result.out) == (0, "")
