@@ -16,6 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+# Tests have their bytecode cached, but no __pycache__ may appear next to the script.
+WRITES_NO_BYTECODE = sys.dont_write_bytecode
+sys.dont_write_bytecode = True
+import export_csv  # noqa: E402, F401
+
+sys.dont_write_bytecode = WRITES_NO_BYTECODE
+
 import pytest
 from fork_server import ForkedPopen, ForkServer, is_available
 from mock_services import MockServices

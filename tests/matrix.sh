@@ -40,7 +40,7 @@ install() { # NAME PYTHON CONSTRAINTS
 run_pytest() { # NAME ARGUMENT...
     environment=$cache/$1/bin/python
     shift
-    PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY="$PWD/tests/.cache/hypothesis" \
+    HYPOTHESIS_STORAGE_DIRECTORY="$PWD/tests/.cache/hypothesis" \
         "$environment" -m pytest -c tests/pytest.ini -n 4 "$@" tests
 }
 

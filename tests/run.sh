@@ -20,13 +20,17 @@ unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN
     -r tests/requirements.txt -c tests/constraints.txt
 
 # Keep caches out of the repository's top level.
-export PYTHONDONTWRITEBYTECODE=1
+unset PYTHONDONTWRITEBYTECODE
 export RUFF_CACHE_DIR="$PWD/tests/.cache/ruff"
 export HYPOTHESIS_STORAGE_DIRECTORY="$PWD/tests/.cache/hypothesis"
+
+# Meanwhile, compile the tests, which each of pytest's processes would otherwise do by itself.
+"$python" -m pytest -c tests/pytest.ini --collect-only -qq tests >/dev/null 2>&1 &
 
 step 'lint: ruff' "$python" -m ruff check --quiet --output-format concise \
     --config tests/ruff.toml export_csv.py tests
 step 'lint: format' "$python" -m ruff format --diff --quiet --config tests/ruff.toml export_csv.py tests
 step 'types: mypy' "$python" -m mypy --no-error-summary --config-file tests/mypy.ini export_csv.py tests
+wait
 step 'tests' "$python" -m pytest -c tests/pytest.ini -n 4 "$@" tests
 exit "$status"

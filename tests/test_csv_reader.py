@@ -415,7 +415,7 @@ print(peak() - before)
 @pytest.mark.parametrize("case", MEMORY)
 def test_memory_stays_flat(case: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", READ_PIECES, MEMORY[case]],
+        [sys.executable, "-B", "-c", READ_PIECES, MEMORY[case]],
         capture_output=True,
         text=True,
         cwd=SCRIPT.parent,

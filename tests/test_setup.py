@@ -258,20 +258,17 @@ def test_install_repair_and_fail(folder: Path, programs: Path) -> None:
     links.mkdir()
     (links / "second").symlink_to(folder / "installboto.sh")
     (links / "first").symlink_to("second")
-    second = install(folder, "../links/first", **environment)
-    assert_installed(second, "fill in config.ini.")
-    assert kept.exists()
-
     # The tested versions are installed if the tests are there.
     tests = folder / "tests"
     tests.mkdir()
     (tests / "sandbox.py").touch()
     (tests / "constraints.txt").write_text("tiny==1.0\nunused==1.0\n")
-    third = install(folder, **environment)
+    second = install(folder, "../links/first", **environment)
     assert_installed(
-        third,
+        second,
         "try the demo (.venv/bin/python tests/sandbox.py), or fill in config.ini.",
     )
+    assert kept.exists()
     (tests / "constraints.txt").write_text("tiny==2.0\n")
     untested = install(folder, **environment)
     assert "conflict" in assert_failed(
@@ -374,7 +371,9 @@ def run_script(
         capture_output=True,
         timeout=60,
     )
-    commands = (folder / "commands").read_text().splitlines()
+    lines = (folder / "commands").read_text().splitlines()
+    # This one runs beside the others, and only saves time.
+    commands = [line for line in lines if "--collect-only" not in line]
     return finished.returncode, commands
 
 
