@@ -78,7 +78,7 @@ class ForkedPopen(subprocess.Popen[bytes]):
         self.constants = constants
         super().__init__(arguments, env=env, **options)
 
-    def _execute_child(self, args: list[str], *others: Any) -> None:  # type: ignore[override]
+    def _execute_child(self, args: list[str], *others: Any) -> None:
         cwd, env = others[4:6]
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite = others[9:15]
         request = {

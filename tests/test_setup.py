@@ -241,14 +241,15 @@ def test_install_repair_and_fail(folder: Path, programs: Path) -> None:
         "PIP_USER": "1",
         "PIP_PYTHON": "/no/such/python",
     }
-    # An incomplete .venv is replaced.
+    # The .venv of a Python that is too old is replaced.
     bin_folder = folder / ".venv/bin"
     bin_folder.mkdir(parents=True)
-    (bin_folder / "python").symlink_to(folder / "no_such_python")
+    add_python(bin_folder / "python", version=(3, 9, 18))
 
     first = install(folder, **environment, **misleading)
     assert_installed(first, "fill in config.ini.")
     assert can_import(folder)
+    assert not (bin_folder / "python_disguise.py").exists()
     assert not wrong_folder.exists()
 
     # A good .venv is kept, and the script may be called through links.
@@ -291,14 +292,15 @@ def test_install_repair_and_fail(folder: Path, programs: Path) -> None:
     assert kept.exists()
 
 
-def test_venv_of_an_old_python_is_replaced(folder: Path) -> None:
+def test_an_incomplete_venv_is_replaced(folder: Path, programs: Path) -> None:
     bin_folder = folder / ".venv/bin"
     bin_folder.mkdir(parents=True)
-    add_python(bin_folder / "python", version=(3, 9, 18))
-    finished = install(folder, PYTHON=sys.executable)
-    assert_installed(finished, "fill in config.ini.")
-    assert can_import(folder)
-    assert not (bin_folder / "python_disguise.py").exists()
+    (bin_folder / "python").symlink_to(folder / "no_such_python")
+    fails = 'case $* in *"-m venv"*) exit 1 ;; *) echo "3.11.7 ok" ;; esac'
+    add_program(programs / "python3", fails)
+    finished = install(folder, PATH=str(programs))
+    assert_failed(finished, "python3 -m venv failed (see above)")
+    assert not (folder / ".venv").exists()
 
 
 #### installboto.bat
@@ -383,8 +385,9 @@ def test_run_has_all_steps(scripts: Path, command: str) -> None:
     assert status == 0
     assert commands[0] == "installboto.sh"
     assert "-r tests/requirements.txt -c tests/constraints.txt" in commands[1]
-    for step, line in zip(STEPS, commands[1:], strict=True):
-        assert step in line
+    assert len(commands) == 1 + len(STEPS)
+    for step in STEPS:
+        assert any(step in line for line in commands), step
 
 
 @pytest.mark.parametrize("step", STEPS[1:])
@@ -408,7 +411,7 @@ def test_run_stops_if_the_test_tools_are_not_installed(scripts: Path) -> None:
 
 def test_run_passes_its_arguments_to_pytest(scripts: Path) -> None:
     _, commands = run_script(scripts, "sh", "tests/run.sh", "-n", "0", "-k", "setup")
-    assert commands[-1].endswith("-n 0 -k setup tests")
+    assert any(line.endswith("-n 0 -k setup tests") for line in commands)
 
 
 def test_ci_only_calls_run() -> None:
