@@ -23,9 +23,9 @@ import export_csv  # noqa: E402, F401
 
 sys.dont_write_bytecode = WRITES_NO_BYTECODE
 
-import pytest
-from fork_server import ForkedPopen, ForkServer, is_available
-from mock_services import MockServices
+import pytest  # noqa: E402
+from fork_server import ForkedPopen, ForkServer, is_available  # noqa: E402
+from mock_services import MockServices  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "export_csv.py"
