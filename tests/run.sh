@@ -41,7 +41,7 @@ lint >tests/.cache/lint.log 2>&1 &
 lint=$!
 # Collecting the tests compiles them, which each of pytest's processes would do by itself.
 "$python" -m pytest -c tests/pytest.ini --collect-only -qq tests >/dev/null 2>&1 || true
-step 'tests' "$python" -m pytest -c tests/pytest.ini -n 6 "$@" tests
+step 'tests' "$python" -m pytest -c tests/pytest.ini -n 5 "$@" tests
 wait "$lint" || status=1
 cat tests/.cache/lint.log
 exit "$status"
