@@ -237,9 +237,8 @@ MASK = "***"
 # the token is `1`, masking it everywhere would turn a count into "*** not imported".
 MIN_WORD_SECRET_LENGTH = 16
 MIN_MIXED_SECRET_LENGTH = 6
-MIN_BASE64_LENGTH = (
-    8  # shorter parts of an encoded secret reveal nothing, and match by chance
-)
+# Shorter parts of an encoded secret reveal nothing, and match by chance.
+MIN_BASE64_LENGTH = 8
 # What precedes an everyday word that is used as a secret: `Bearer wrong`, `"api_key": "wrong"`,
 # `?auth_token=wrong`.
 CREDENTIAL_CONTEXT = (
@@ -248,7 +247,7 @@ CREDENTIAL_CONTEXT = (
     r"|[?&][\w.-]+="
 )
 ENCODING_SIGNS = ("%", "&", "\\", "+")  # every encoded secret contains one of these
-URL_CREDENTIALS = re.compile(r"://[^/\s@]*@")
+URL_CREDENTIALS = r"://[^/\s@]*@"
 
 
 class SecretMask:
@@ -385,7 +384,7 @@ def redact(text: object) -> str:
     """Return `text` with secrets masked and control characters escaped."""
     shown = str(text)
     if "://" in shown:
-        shown = URL_CREDENTIALS.sub(f"://{MASK}@", shown)
+        shown = re.sub(URL_CREDENTIALS, f"://{MASK}@", shown)
     shown = secret_mask.apply(shown)
     if shown.isprintable():
         return shown
@@ -486,7 +485,7 @@ MISSING_WORD = re.compile(
     r"(?i)null|none|nil|undefined|nan|n/a|[-\u2013\u2014]|\((?:null|none)\)"
 )
 # In a typed column these mean a missing value too, but an id or a name may well be NA or Never.
-MISSING_IN_TYPED_COLUMN = re.compile(
+MISSING_IN_TYPED_COLUMN = (
     r"(?i)n\.?a\.?|nat|<(?:na|null|none)>|\[null\]|\\n|--|---|\?|\.\.\.|unknown|never|unset|missing"
     r"|not set|not available|not applicable|empty|\((?:not set|blank|empty)\)"
 )
@@ -513,19 +512,19 @@ NUMERIC_DATE = re.compile(
     r"(?P<third>\d\d?|\d{4})(?![\d./-])(?P<rest>(?:[T ,].*)?)",
     re.ASCII | re.DOTALL,
 )
-MIDNIGHT = re.compile(
+MIDNIGHT = (
     r"[T ,]*(?:00?:00(?::00(?:[.,]0*)?)?|12:00(?::00)? ?[Aa][Mm])"
-    r" ?(?:Z|UTC|GMT|\+00(?::?00)?)?",
+    r" ?(?:Z|UTC|GMT|\+00(?::?00)?)?"
 )
-ALL_ZEROS = re.compile("[0 :/.,T+Z-]{8,}")
-ZERO_OR_MINUS_ONE = re.compile(r"[+-]?0+(?:[.,]0*)?|-1(?:[.,]0*)?")
+ALL_ZEROS = "[0 :/.,T+Z-]{8,}"
+ZERO_OR_MINUS_ONE = r"[+-]?0+(?:[.,]0*)?|-1(?:[.,]0*)?"
 # The first and last dates of .NET, SQL Server and databases, without dashes or as numbers.
-SENTINELS = re.compile(
+SENTINELS = (
     r"(?:00010101|99991231|18991230|17530101)(?:\d{4}|\d{6})?"
     r"|-62135596800(?:000)?|253402300799(?:999)?|25340[12]\d{6}(?:000)?"
 )
 # Not a time or an offset: 2023 in "4 May 2023 10:11 +0200", but neither 0200 nor 1011.
-YEAR_IN_WORDS = re.compile(r"(?<![+:.\d])(?<! -)\d{4}(?![:\d])", re.ASCII)
+YEAR_IN_WORDS = r"(?a)(?<![+:.\d])(?<! -)\d{4}(?![:\d])"
 MONTHS = [name.lower() for name in calendar.month_name[1:]]
 MONTH_NUMBERS = {name: number for number, name in enumerate(MONTHS, 1)}
 MONTH_NUMBERS |= {name[:3]: number for number, name in enumerate(MONTHS, 1)}
@@ -549,7 +548,7 @@ def is_placeholder(cell: str) -> bool:
     """Return whether a cell of a typed column is a placeholder: n/a, #REF!, 0000-00-00."""
     if len(cell) > MAX_TYPED_CELL:
         return False
-    if is_missing_word(cell) or MISSING_IN_TYPED_COLUMN.fullmatch(cell):
+    if is_missing_word(cell) or re.fullmatch(MISSING_IN_TYPED_COLUMN, cell):
         return True
     return is_spreadsheet_error(cell) or is_placeholder_date(cell)
 
@@ -580,17 +579,17 @@ def is_placeholder_date(cell: str, is_activity_time: bool = False) -> bool:
         return False
     if is_activity_time and not date["rest"]:
         return True
-    return MIDNIGHT.fullmatch(date["rest"]) is not None
+    return re.fullmatch(MIDNIGHT, date["rest"]) is not None
 
 
 def is_named_placeholder_date(cell: str) -> bool:
     """Return whether a date with a month name, or of digits alone, is a placeholder."""
-    if SENTINELS.fullmatch(cell) or ALL_ZEROS.fullmatch(cell):
+    if re.fullmatch(SENTINELS, cell) or re.fullmatch(ALL_ZEROS, cell):
         return True
     words = re.findall("[a-z]+", cell.lower())
     if MONTH_NUMBERS.keys().isdisjoint(words):
         return False
-    years = YEAR_IN_WORDS.findall(cell)
+    years = re.findall(YEAR_IN_WORDS, cell)
     return len(years) == 1 and not EARLIEST_YEAR <= int(years[0]) <= LATEST_YEAR
 
 
@@ -911,7 +910,7 @@ def read_unix_seconds(number: re.Match[str]) -> int:
     is_whole = not (number[2] or "").strip("0")
     if COMPACT_DATE.fullmatch(digits) and is_whole:
         raise ValueError(DATE_WITHOUT_DASHES)
-    if SENTINELS.fullmatch(digits):
+    if re.fullmatch(SENTINELS, digits):
         raise ValueError(PLACEHOLDER_DATE)
     for unit, smallest in SMALLER_UNITS.items():
         if abs(seconds) >= smallest:
@@ -927,12 +926,12 @@ def read_unix_seconds(number: re.Match[str]) -> int:
 
 ## Dates in a strptime format
 
-DIRECTIVE = re.compile("%.")
+DIRECTIVE = "%."
 YEAR_DIRECTIVES = ("%Y", "%y", "%G", "%c", "%x")
 TIME_DIRECTIVES = ("%H", "%I", "%M", "%S", "%f", "%p", "%X", "%c")
-UTC_IN_FORMAT = re.compile(r"(?<![A-Za-z])(?:UTC|GMT|Z)(?![A-Za-z])")
+UTC_IN_FORMAT = r"(?<![A-Za-z])(?:UTC|GMT|Z)(?![A-Za-z])"
 # strptime also reads 2026111 as %Y%m%d, as one of the two dates that it could be.
-RUN_OF_DIRECTIVES = re.compile("(?:%[YymdHIMS]){2,}(?!%f)")
+RUN_OF_DIRECTIVES = "(?:%[YymdHIMS]){2,}(?!%f)"
 DIGITS = re.compile("[0-9]+")
 # How strptime's errors begin, unless the cell is in the format and only the date doesn't exist.
 NOT_IN_FORMAT = ("time data", "unconverted data")
@@ -952,15 +951,17 @@ class DateFormat:
 @lru_cache
 def parse_date_format(text: str) -> DateFormat:
     """Return a strptime format with the properties that the converter needs."""
-    directives = DIRECTIVE.findall(text)
-    literals = DIRECTIVE.sub("\0", text)
+    directives = re.findall(DIRECTIVE, text)
+    literals = re.sub(DIRECTIVE, "\0", text)
     # Two digits for each directive, four for the year.
-    runs = [len(run) + 2 * run.count("%Y") for run in RUN_OF_DIRECTIVES.findall(text)]
+    runs = [
+        len(run) + 2 * run.count("%Y") for run in re.findall(RUN_OF_DIRECTIVES, text)
+    ]
     return DateFormat(
         text=text,
         has_year=any(name in directives for name in YEAR_DIRECTIVES),
         has_time=any(name in directives for name in TIME_DIRECTIVES),
-        is_utc="%z" not in directives and UTC_IN_FORMAT.search(literals) is not None,
+        is_utc=bool("%z" not in directives and re.search(UTC_IN_FORMAT, literals)),
         runs=tuple(runs),
     )
 
@@ -1116,16 +1117,15 @@ PLAIN_ID = re.compile(
     r"(?!-?\d+[eE]-\d)[\w-]*[0-9][\w-]*|\w[\w.+-]*@\w[\w.-]*", re.ASCII
 )
 # Ids that spreadsheets, data frames and programs have mangled.
-MANGLED_NUMBER = re.compile(
+MANGLED_NUMBER = (
     r"[+-]?\d+([.,]\d+)?[eE][+-]\d+"  # 1.23E+05; but 9e10 and 12E5 may be hexadecimal
     r"|[+-]?\d[.,]\d+[eE]\d+"  # 1.23E5, as Java writes it
     r"|[+-]?\d+[.,]0+"  # 1001.0
     r"|\d{1,3}(,\d{2,3})*,\d{3}"  # 1,001, and 12,34,567 in India
     r"|\d{1,3}([\u00a0\u2009\u202f'\u2019]\d{3})+"  # 1 001 and 1'001
 )
-GERMAN_GROUPS = re.compile(r"\d{1,3}(\.\d{3})+")  # if the decimal separator is a comma
-RENDERED_ID = re.compile(
-    r"""(?xs)
+GERMAN_GROUPS = r"\d{1,3}(\.\d{3})+"  # if the decimal separator is a comma
+RENDERED_ID = r"""(?xs)
       (?:new\s)? [A-Za-z_][\w.:]* \( \s* (['"]) .* \1 \s* \)   # UUID('...'), ObjectId("...")
     | (?:\w+\.)* (?:ObjectI[dD]|C?S?L?UUID|Guid|Decimal\d*|Number\w+|u?[iI]nt\d*|Long|float\d*
         |str_?|BinData|Binary|Some|Just) \( .* \)       # ObjectId(...), np.int64(7)
@@ -1136,15 +1136,14 @@ RENDERED_ID = re.compile(
     | \( .* , .* \)                                     # ('u1',)
     | \{ \s* [:'"$\w]+ ['"]? \s* [:=] .* \}             # {"$oid": ...}; but {uuid} is an id
     """
-)
-QUOTED_ID = re.compile(
+QUOTED_ID = (
     r"""(?s)(['"`]).*\1|[\u2018\u201c\u201e\u00ab].*[\u2019\u201d\u201c\u00bb]"""
 )
-TEXT_PREFIX = re.compile(r"'\d+")  # a spreadsheet's mark for "this number is text"
+TEXT_PREFIX = r"'\d+"  # a spreadsheet's mark for "this number is text"
 # <br />, and Python's <User: u1>; but a < b > c is text.
-HTML_TAG = re.compile(r"<[A-Za-z/!?][^<>]*>")
-CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-RULED_LINE = re.compile(r":?[-\u2013\u2014\u2500=_+]{2,}:?")  # :---: in Markdown
+HTML_TAG = r"<[A-Za-z/!?][^<>]*>"
+CONTROL_CHARACTER = r"[\x00-\x1f\x7f-\x9f]"
+RULED_LINE = r":?[-\u2013\u2014\u2500=_+]{2,}:?"  # :---: in Markdown
 SUMMARY_LABEL = re.compile(r"(?i)(?:(?:grand|sub)?[\s-]*totals?|sum)\s*:?")
 
 
@@ -1174,8 +1173,8 @@ def identity_problem(cell: str, decimal: str) -> IdentityProblem | None:
     if len(cell) > MAX_IDENTITY:
         detail = f"{len(cell):,} characters; Intercom allows {MAX_IDENTITY}"
         return IdentityProblem("id that is too long", detail)
-    has_german_groups = decimal == "," and GERMAN_GROUPS.fullmatch(cell)
-    if has_german_groups or MANGLED_NUMBER.fullmatch(cell):
+    has_german_groups = decimal == "," and re.fullmatch(GERMAN_GROUPS, cell)
+    if has_german_groups or re.fullmatch(MANGLED_NUMBER, cell):
         detail = "a spreadsheet or data frame reformatted it; export ids as text"
         return IdentityProblem("id reformatted by a spreadsheet or data frame", detail)
     if is_spreadsheet_error(cell) or "\N{REPLACEMENT CHARACTER}" in cell:
@@ -1184,7 +1183,7 @@ def identity_problem(cell: str, decimal: str) -> IdentityProblem | None:
     if is_missing_word(cell):
         detail = "it stands for a missing value; leave the cell empty"
         return IdentityProblem("placeholder instead of an id", detail)
-    if RULED_LINE.fullmatch(cell):
+    if re.fullmatch(RULED_LINE, cell):
         return IdentityProblem("ruled line", "it is part of a ruled line, not a user")
     return rendered_identity_problem(cell)
 
@@ -1193,13 +1192,13 @@ def rendered_identity_problem(cell: str) -> IdentityProblem | None:
     """Return the problem if a cell is an id with markup or source code around it, or None."""
     if cell.startswith("="):
         detail = "it is a spreadsheet's formula; export values instead"
-    elif HTML_TAG.search(cell):
+    elif re.search(HTML_TAG, cell):
         detail = "it contains an HTML tag"
-    elif CONTROL_CHARACTER.search(cell):
+    elif re.search(CONTROL_CHARACTER, cell):
         detail = "it contains a control character or line break"
-    elif QUOTED_ID.fullmatch(cell) or TEXT_PREFIX.fullmatch(cell):
+    elif re.fullmatch(QUOTED_ID, cell) or re.fullmatch(TEXT_PREFIX, cell):
         detail = "it is enclosed in quotes; remove them"
-    elif RENDERED_ID.fullmatch(cell):
+    elif re.fullmatch(RENDERED_ID, cell):
         detail = "a program wrote it as source code or JSON; export the id alone"
     else:
         return None
@@ -1228,9 +1227,8 @@ class SettingRule:
     """The rule for a key of config.ini."""
 
     default: Any  # its type is the key's type
-    pattern: (
-        str  # a regular expression for the whole value; a blank one is never checked
-    )
+    # A regular expression for the whole value; a blank value is never checked.
+    pattern: str
     hint: str  # what is expected, for the message about a value that doesn't match
     env: str = ""  # the environment variable that takes precedence
     is_secret: bool = False
@@ -1494,17 +1492,13 @@ class FieldMapping:
         return f"[{section}] {self.name}"
 
 
-QUOTED_CONSTANT = re.compile("'(.*)'")  # a text in single quotes, in place of a heading
+QUOTED_CONSTANT = "'(.*)'"  # a text in single quotes, in place of a heading
 # Type names of other programs; as the last word after a colon, hardly part of a heading.
-COMMON_WRONG_TYPE = re.compile(
-    "(?i)number|int|decimal|double|bool|date|datetime|text|str"
-)
+COMMON_WRONG_TYPE = "(?i)number|int|decimal|double|bool|date|datetime|text|str"
 # The types that [user] and [custom_attributes] may have after the last colon.
 MAPPING_TYPES = ("string", "integer", "float", "boolean", "not boolean", "timestamp")
 TYPE_NAMES_PATTERN = "|".join(MAPPING_TYPES).replace(" ", r"\s+")
-TYPE_SUFFIX = re.compile(
-    rf"(.*):\s*(?:((?i:{TYPE_NAMES_PATTERN}))|(?i:timestamp)\s+(\S.*))"
-)
+TYPE_SUFFIX = rf"(.*):\s*(?:((?i:{TYPE_NAMES_PATTERN}))|(?i:timestamp)\s+(\S.*))"
 
 
 @dataclass(frozen=True)
@@ -1522,9 +1516,9 @@ def split_type(text: str, default_type: str) -> TypedHeading:
     So headings and formats may contain colons: `Date: of joining : timestamp %d/%m/%Y %H:%M`.
     Raise ValueError if the type is unknown or the format is not a complete date.
     """
-    if QUOTED_CONSTANT.fullmatch(text):
+    if re.fullmatch(QUOTED_CONSTANT, text):
         return TypedHeading(text, default_type, "")
-    match = TYPE_SUFFIX.fullmatch(text)
+    match = re.fullmatch(TYPE_SUFFIX, text)
     if not match:
         check_last_word(text)
         return TypedHeading(text, default_type, "")
@@ -1544,9 +1538,8 @@ def check_last_word(text: str) -> None:
     if not match:
         return
     word = match[1]
-    if COMMON_WRONG_TYPE.fullmatch(word) or closest_names(
-        word, MAPPING_TYPES, cutoff=0.75
-    ):
+    similar = closest_names(word, MAPPING_TYPES, cutoff=0.75)
+    if similar or re.fullmatch(COMMON_WRONG_TYPE, word):
         known = ", ".join(MAPPING_TYPES)
         raise ValueError(
             f"unknown type '{word[:20]}' (expected {known}, or timestamp FORMAT)"
@@ -1624,7 +1617,7 @@ def parse_mapping(
         is_attribute,
         mapping_converter(name, type_name, typed.date_format, is_attribute, settings),
     )
-    if constant := QUOTED_CONSTANT.fullmatch(heading):
+    if constant := re.fullmatch(QUOTED_CONSTANT, heading):
         set_constant(mapping, constant[1])
     return mapping
 
@@ -1684,7 +1677,7 @@ def set_constant(mapping: FieldMapping, constant: str) -> None:
 # Longest invalid value and unknown name that a message shows. Tokens and keys are longer, and are
 # easily pasted into the wrong line; then the message ends up in a log or a chat.
 MAX_SHOWN_VALUE = 20
-HARMLESS_NAME = re.compile("[a-z0-9_]{0,30}")
+HARMLESS_NAME = "[a-z0-9_]{0,30}"
 MAX_BAD_LINES = 3  # lines that aren't settings; any others are only counted
 
 
@@ -1797,7 +1790,8 @@ class ConfigFileParser:
     def add_entry(self, number: int, key: str, value: str) -> None:
         """Keep an entry. Its names are shown only if they can't be a misplaced secret."""
         place = f"line {number}"
-        if HARMLESS_NAME.fullmatch(self.section) and HARMLESS_NAME.fullmatch(key):
+        names = (self.section, key)
+        if all(re.fullmatch(HARMLESS_NAME, name) for name in names):
             place = f"[{self.section}] {key}".rstrip()
         if (self.section, key) in self.entries:
             earlier = self.entries[self.section, key].place
@@ -2011,10 +2005,8 @@ def load_settings(
     settings = Settings()
     entries = read_config(path, problems)
     if problems and not entries:
-        return (
-            settings,
-            problems,
-        )  # it isn't a config file; all other problems follow from that
+        # It isn't a config file, and all other problems would follow from that.
+        return settings, problems
     if has_secrets(settings, entries):
         settings.files_with_secrets.append(path)
     load_dotenv(path.parent / ".env", settings, problems)
@@ -3041,9 +3033,8 @@ def clean_cell(cell: str) -> str:
     """Strip whitespace and invisible characters, and unwrap a spreadsheet's ="00123"."""
     strippable = STRIPPABLE
     if cell.isascii():
-        strippable = (
-            STRIPPABLE_ASCII  # faster, as there are fewer characters to compare
-        )
+        # Faster, as each character is compared to fewer others.
+        strippable = STRIPPABLE_ASCII
     cell = cell.strip(strippable)
     if not (cell.startswith('="') and cell.endswith('"') and len(cell) > 2):
         return cell
@@ -3062,9 +3053,8 @@ def clean_special_cells(cells: list[str]) -> None:
 
 def may_have_text_formula(text: str) -> bool:
     """Return whether there may be a cell such as ="00123" in the text."""
-    return (
-        "=" in text and '="' in text
-    )  # the first test is faster, and enough for most texts
+    # The first test is faster, and enough for most texts.
+    return "=" in text and '="' in text
 
 
 def normalize_heading(heading: str) -> str:
@@ -3581,7 +3571,7 @@ class CsvReader:
 
 
 # An e-mail address between blanks and stray quotes.
-EMAIL_CELL = re.compile(r"[^@\s]+@[^@\s]+")
+EMAIL_CELL = r"[^@\s]+@[^@\s]+"
 
 
 class ExpectedRow(NamedTuple):
@@ -3605,14 +3595,14 @@ def swallows_rows(
         cells = [cell.strip(strippable) for cell in line.split(csv_format.delimiter)]
         if len(cells) != expected.width:
             return False
-        email_column = expected.email_column
-        if email_column is not None and not EMAIL_CELL.fullmatch(cells[email_column]):
-            return False
-        id_column = expected.id_column
-        if id_column is not None and id_form(cells[id_column]) != id_form(
-            expected.first_id
-        ):
-            return False
+        if expected.email_column is not None:
+            address = cells[expected.email_column]
+            if not re.fullmatch(EMAIL_CELL, address):
+                return False
+        if expected.id_column is not None:
+            known = cells[expected.id_column]
+            if id_form(known) != id_form(expected.first_id):
+                return False
     return True
 
 
@@ -3630,9 +3620,8 @@ USUAL_WIDTH_SHARE = 0.9
 ROWS_SEARCHED_FOR_HEADINGS = 20
 
 
-@dataclass(
-    frozen=True, slots=True
-)  # faster than a tuple, and this is read for every cell
+# Faster to read than a tuple, which counts here, as it is done for every cell.
+@dataclass(frozen=True, slots=True)
 class Column:
     """A mapped column."""
 
@@ -3685,9 +3674,8 @@ class CsvTable:
         if self.headings:
             self.probe = self.headings.index(probe_heading)
         self.probe_heading = probe_heading.casefold()
-        decomposed = unicodedata.normalize(
-            "NFD", probe_heading
-        )  # E and an accent, for É
+        # É may also be written as E and an accent.
+        decomposed = unicodedata.normalize("NFD", probe_heading)
         starts = probe_heading[:1] + decomposed[:1]
         ends = probe_heading[-1:] + decomposed[-1:]
         self.probe_starts = {*starts.upper(), *starts.lower()}
@@ -3853,10 +3841,8 @@ def headings_overview(
     """Describe the mismatch as a whole: the file's headings, and what none of them matches."""
     unmatched = "no column is user_id, email or id"
     if missing:
-        unmatched = "no column for "
-        unmatched += ", ".join(f"{each.name} = {each.heading}" for each in missing)[
-            :500
-        ]
+        lines_of_config = [f"{each.name} = {each.heading}" for each in missing]
+        unmatched = f"no column for {', '.join(lines_of_config)[:500]}"
     found = f"the file's headings are {', '.join(table.headings)[:500]}"
     lines = [unmatched, found]
     wanted = {mapping.heading for mapping in columns}
@@ -4068,13 +4054,12 @@ def identity_key(user: UserPayload) -> str:
 #### Evidence about columns
 
 MIN_SAMPLE = 10  # values; fewer may all be wrong by chance
-ENOUGH_VALID = (
-    10_000  # values that can't be read otherwise: plain integers, UNIX seconds
-)
+# Values that can't be read otherwise, plain integers and UNIX seconds: so many settle a column.
+ENOUGH_VALID = 10_000
 MAX_SHOWN = 60  # characters of a value in a message
 MAX_REMEMBERED_DAYS = 10_000
 # ISO 8601, or a format that begins with a date in digits
-NUMERIC_DATE_FIRST = re.compile(r"$|%[Yymd]\W%[Yymd]\W%[Yymd]")
+NUMERIC_DATE_FIRST = r"$|%[Yymd]\W%[Yymd]\W%[Yymd]"
 
 
 @dataclass(slots=True)
@@ -4099,7 +4084,7 @@ class Example:
 DIGIT = re.compile("[0-9]")
 WHITE_SPACE = re.compile(r"\s+")
 MAX_SHAPE = 90  # JavaScript's dates have 60 characters, with the name of the time zone
-PIECE = re.compile("0+|[A-Za-z]+|[^0A-Za-z]")
+PIECE = "0+|[A-Za-z]+|[^0A-Za-z]"
 ZONE_OF_TIME = r"(?P<zone> ?(?:(?:GMT|UTC)?[+-]00:?00|Z))?"
 TIMES = (
     re.compile(
@@ -4113,9 +4098,9 @@ TIMES = (
         rf"(?P<half> ?[AaPp][Mm])?{ZONE_OF_TIME}(?![0A-Za-z.])"
     ),
 )
-PACKED_OFFSET = re.compile("(?<=000000000000)[+-]00:?00$")  # 20230501101112+0000
+PACKED_OFFSET = "(?<=000000000000)[+-]00:?00$"  # 20230501101112+0000
 # What follows the date and time: an offset, or JavaScript's (Coordinated Universal Time).
-TAIL = re.compile(r" \([A-Za-z ]+\)$| ?%z$")
+TAIL = r" \([A-Za-z ]+\)$| ?%z$"
 TIME_MARK = "\0"  # where the time was in a shape
 LITERAL_WORDS = ("T", "UTC", "GMT", "at", "um", "Uhr")
 PUNCTUATION = " ,./-:_" + TIME_MARK
@@ -4156,9 +4141,9 @@ def formats_for_shape(shape: str) -> tuple[str, ...]:
     """
     if "%" in shape or "0" not in shape:
         return ()  # strptime would take the percent sign for a directive
-    text = PACKED_OFFSET.sub("%z", shape)
+    text = re.sub(PACKED_OFFSET, "%z", shape)
     tail = ""
-    if found := TAIL.search(text):
+    if found := re.search(TAIL, text):
         tail = found[0]
         text = text.removesuffix(tail)
     for pattern in TIMES:
@@ -4203,7 +4188,7 @@ def format_of_time(found: re.Match[str]) -> str:
 
 def formats_of_date(text: str) -> list[str]:
     """Return the formats of a shape whose time, if it has one, is already a TIME_MARK."""
-    pieces = [directive_of(piece) for piece in PIECE.findall(text)]
+    pieces = [directive_of(piece) for piece in re.findall(PIECE, text)]
     if not all(pieces):
         return []
     numbers = [index for index, piece in enumerate(pieces) if piece[0] == "0"]
@@ -4291,7 +4276,7 @@ def order_of(date_format: str) -> str:
     """Return the order of year, month and day, such as "dmY"; that of ISO 8601, "", is "Ymd"."""
     if not date_format:
         return "Ymd"
-    letters = [name[1] for name in DIRECTIVE.findall(date_format)]
+    letters = [name[1] for name in re.findall(DIRECTIVE, date_format)]
     order = "".join(letter for letter in letters if letter in "YymbBd")
     return order.replace("B", "m").replace("b", "m")
 
@@ -4393,7 +4378,7 @@ class OtherDates(OtherReadings):
         chosen: dict[str, str] = {}
         for name in sorted(names):
             key = order_of(name)
-            if RUN_OF_DIRECTIVES.search(name):
+            if re.search(RUN_OF_DIRECTIVES, name):
                 key = name
                 # 2026110108 isn't UNIX seconds if all cells are dates like it.
                 chosen.pop("Ymd", None)
@@ -4632,11 +4617,10 @@ class NumberEvidence(ColumnEvidence):
 
 ## Columns of dates
 
-DATE_WITH_NAME = re.compile(
-    r"(?:[A-Za-z]{3,9},? )?"
+DATE_WITH_NAME = (
+    r"(?a)(?:[A-Za-z]{3,9},? )?"
     r"(?:(?P<day>\d\d?)[- /.]?(?P<month>[A-Za-z]{3,9})\.?,?[- /.]?\d{2,4}"
-    r"|(?P<us_month>[A-Za-z]{3,9})\.?[- ](?P<us_day>\d\d?),?[ -]\d{2,4})(?![\d/.-])",
-    re.ASCII,
+    r"|(?P<us_month>[A-Za-z]{3,9})\.?[- ](?P<us_day>\d\d?),?[ -]\d{2,4})(?![\d/.-])"
 )
 # Whether day and month are written with zeros (07/10), without (7/10), or neither (10/11).
 PADDED = "padded"
@@ -4700,7 +4684,7 @@ def split_date(cell: str) -> DateParts | None:
 
 def split_date_with_name(cell: str) -> DateParts | None:
     """Return the parts of a date such as 4-May-23 or May 4, 2023, whose month can't be swapped."""
-    date = DATE_WITH_NAME.match(cell[:48])
+    date = re.match(DATE_WITH_NAME, cell[:48])
     if date is None:
         return None
     month = date["month"] or date["us_month"]
@@ -4806,7 +4790,7 @@ class DateEvidence(ColumnEvidence):
         # Only the days of timestamps matter, each counted by its shape.
         # A column of days up to 12 is never settled, so each row would cost a comparison.
         self.days: dict[str, DateShape | None] = {}
-        self.has_date_first = NUMERIC_DATE_FIRST.match(mapping.date_format) is not None
+        self.has_date_first = bool(re.match(NUMERIC_DATE_FIRST, mapping.date_format))
 
     def day_of(self, cell: str) -> str:
         if self.has_date_first:
@@ -4840,7 +4824,7 @@ class DateEvidence(ColumnEvidence):
 
     def is_placeholder(self, cell: str) -> bool:
         # 0 is what an empty date becomes as UNIX seconds, in a column of any format.
-        return is_placeholder(cell) or ZERO_OR_MINUS_ONE.fullmatch(cell) is not None
+        return is_placeholder(cell) or re.fullmatch(ZERO_OR_MINUS_ONE, cell) is not None
 
     def reason_to_stop(self) -> str:
         return (
@@ -5593,9 +5577,8 @@ def is_ascii_compatible(encoding: str) -> bool:
 
 #### HTTP
 
-CONNECT_TIMEOUT = (
-    10  # seconds, for all addresses of the host and the TLS handshake together
-)
+# Seconds, for all addresses of the host and the TLS handshake together.
+CONNECT_TIMEOUT = 10
 RESPONSE_TIMEOUT = 120  # seconds, for connecting, sending, headers and body together
 # Intercom's responses have a few kilobytes. A server that sends without an end must not fill the
 # memory.
@@ -5607,14 +5590,14 @@ SEND_SIZE = 2**14  # bytes in a TLS record
 # Only the caller knows whether a request may be sent again, and how long to wait.
 NO_RETRIES = urllib3.Retry(False)
 
-MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]{1,40}")
-HTML_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+MEDIA_TYPE = r"[a-z]+/[a-z0-9.+-]{1,40}"
+HTML_TITLE = r"(?is)<title[^>]*>(.*?)</title"
 # https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks#handling_errors
-SLACK_ERROR = re.compile(r"(?=.{1,40}$)[a-z]+(_[a-z]+)+")
+SLACK_ERROR = r"(?=.{1,40}$)[a-z]+(_[a-z]+)+"
 # What http.client raises if a proxy answers CONNECT with anything but 200.
-REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: (\d+)")
+REFUSED_TUNNEL = r"Tunnel connection failed: (\d+)"
 # OpenSSL's words for a certificate that doesn't verify, and for a CA bundle that holds none.
-CERTIFICATE_PROBLEM = re.compile(r"certificate|PEM lib", re.IGNORECASE)
+CERTIFICATE_PROBLEM = r"(?i)certificate|PEM lib"
 # A connection that the other side has closed: plain, or over TLS.
 CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -5638,7 +5621,7 @@ class Response:
         value = self.headers.get("Content-Type", "")
         media_type, _, _ = value.partition(";")
         media_type = media_type.strip().lower()
-        if MEDIA_TYPE.fullmatch(media_type):
+        if re.fullmatch(MEDIA_TYPE, media_type):
             return media_type
         return ""
 
@@ -5672,14 +5655,14 @@ class Response:
             content_type = "no content type"
         details = [content_type, f"{len(self.body):,} bytes"]
         text = self.body.decode(errors="replace")
-        title = HTML_TITLE.search(text)
+        title = re.search(HTML_TITLE, text)
         if title:
             words = html.unescape(title[1])
             words = " ".join(words.split())
             if len(words) > MAX_TITLE_LENGTH:
                 words = words[:MAX_TITLE_LENGTH] + "..."
             details.append(f"title '{redact(words)}'")
-        elif SLACK_ERROR.fullmatch(text):
+        elif re.fullmatch(SLACK_ERROR, text):
             details.append(redact(text))
         return f"{self.status} ({', '.join(details)})"
 
@@ -6142,7 +6125,7 @@ def explain_failure(error: Exception, elapsed: float) -> NoResponse:
 
 def explain_connection_error(error: BaseException) -> NoResponse:
     """Explain an error of the network, of TLS or of the proxy."""
-    refusal = REFUSED_TUNNEL.match(str(error))
+    refusal = re.match(REFUSED_TUNNEL, str(error))
     if refusal:
         # A 4xx is about the credentials for the proxy or about the host, but for 408 and 429.
         status = int(refusal[1])
@@ -6153,7 +6136,7 @@ def explain_connection_error(error: BaseException) -> NoResponse:
     reason = describe_error(error)
     if isinstance(error, ssl.SSLError | CertificateError):
         # urllib3 1.26 compares the host's name itself, and raises CertificateError.
-        is_permanent = CERTIFICATE_PROBLEM.search(reason) is not None
+        is_permanent = re.search(CERTIFICATE_PROBLEM, reason) is not None
         return NoResponse(f"no response ({reason})", is_permanent)
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return NoResponse(f"connection lost ({reason})")
@@ -6171,7 +6154,7 @@ MAX_WRONG_USER_ATTEMPTS = 3  # responses about another user that one row may get
 USE_CONTACTS = "; apps on API 2.x need user_url = https://api.intercom.io/contacts"
 INTERCOM_ID = re.compile("[A-Za-z0-9_-]+")
 # Parts of a message that are about one row: numbers, ids and addresses.
-ROW_DETAIL = re.compile(r"[^\s'\"()\[\]]*(\d|@)[^\s'\"()\[\]]*")
+ROW_DETAIL = r"[^\s'\"()\[\]]*(\d|@)[^\s'\"()\[\]]*"
 # NaN isn't JSON, though Python writes it. No cell becomes one, so it would be a bug.
 JSON_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 CREDENTIALS_ADVICE = (
@@ -6316,11 +6299,11 @@ def response_category(response: Response | NoResponse) -> str:
     Notices count rejected rows by it: "12 x 400 parameter_invalid: # is not an email address".
     """
     if isinstance(response, NoResponse):
-        return ROW_DETAIL.sub("#", response.reason[:1000])
+        return re.sub(ROW_DETAIL, "#", response.reason[:1000])
     text = parse_errors(response).text
     if not text:
         return f"{response.status}, response not from Intercom"
-    return f"{response.status} {ROW_DETAIL.sub('#', redact(text)[:1000])[:200]}"
+    return f"{response.status} {re.sub(ROW_DETAIL, '#', redact(text)[:1000])[:200]}"
 
 
 @dataclass(slots=True)
@@ -6486,9 +6469,8 @@ class RateLimiter:
         # limit may be shared, and used up.
         self.per_window = 1.0
         self.remaining = 0  # of the current window
-        self.reset = (
-            0  # its end in UNIX seconds by Intercom's clock, to tell one from the next
-        )
+        # The end of the window in UNIX seconds by Intercom's clock, to tell one from the next.
+        self.reset = 0
         self.window_end = 0.0  # the same by time.monotonic()
         self.blocked_until = 0.0  # time.monotonic() when the pause of a 429 ends
 
@@ -6579,9 +6561,8 @@ class RetryBudget:
 
     limit: int
     used: int = 0
-    started: float = (
-        0.0  # time.monotonic() of the user's first attempt; 0: not sent yet
-    )
+    # time.monotonic() of the user's first attempt; 0: not sent yet.
+    started: float = 0.0
 
     def is_used_up(self) -> bool:
         return self.used >= self.limit
@@ -6999,8 +6980,8 @@ class ExistingContact(NamedTuple):
     is_archived: bool
 
 
-EXISTING_CONTACT = re.compile(
-    f"(archived )?contact matching those details already exists with id=({INTERCOM_ID.pattern})"
+EXISTING_CONTACT = (
+    "(archived )?contact matching those details already exists with id=([A-Za-z0-9_-]+)"
 )
 
 
@@ -7009,7 +6990,7 @@ def find_existing_contact(response: Response | NoResponse) -> ExistingContact | 
     if not isinstance(response, Response) or response.status != 409:
         return None
     # Only in the JSON: a page that echoes such a sentence names no contact.
-    match = EXISTING_CONTACT.search(parse_errors(response).text)
+    match = re.search(EXISTING_CONTACT, parse_errors(response).text)
     if not match:
         return None
     return ExistingContact(match[2], is_archived=bool(match[1]))
@@ -7027,9 +7008,8 @@ class UpsertResult:
     error: Exception | None = None  # unexpected, while there was no response to judge
     started: float = 0.0  # time.monotonic() of the first attempt
     is_unsent: bool = False  # the run stopped before the first request
-    is_first_response: bool = (
-        False  # about another user, before any about the right one
-    )
+    # It is about another user, and none about the right one came before it.
+    is_first_response: bool = False
 
 
 class Upsert:
@@ -7126,9 +7106,8 @@ class Upsert:
             if not is_person(restored):
                 return self.result(restored, RequestContext(is_user_url=False))
         if self.upload.user_id and "email" not in self.upload.user:
-            return (
-                self.send_user()
-            )  # Intercom can only have found it by its own user_id
+            # Intercom can only have found it by its own user_id.
+            return self.send_user()
         found = self.ask("GET")
         if not is_person(found) or self.is_somebody_elses(found):
             return self.leave_existing(existing, found)
@@ -7208,6 +7187,13 @@ def status_of(response: Response | NoResponse) -> int | None:
     if isinstance(response, Response):
         return response.status
     return None
+
+
+def json_of(response: Response | NoResponse) -> dict[str, Any]:
+    """Return the body if it is a JSON object, otherwise an empty dict."""
+    if isinstance(response, Response):
+        return response.json
+    return {}
 
 
 #### Sync state
@@ -7437,7 +7423,7 @@ def recall_upload(upload: Upload, state: SyncState, settings: Settings) -> bool:
 
 TIME_IN_NAME = "%Y-%m-%dT%H-%M-%S"  # without colons, which Windows doesn't allow
 # Only these are ever removed; whatever else is in the folder belongs to somebody else.
-LOG_NAME = re.compile(r"([0-9-]{10}T[0-9-]{8})(-\d+)?_(debug|error)\.log")
+LOG_NAME = r"([0-9-]{10}T[0-9-]{8})(-\d+)?_(debug|error)\.log"
 NOTICE_TIME = 10.0  # seconds in all, whatever name servers and servers do
 NOTICE_ATTEMPTS = 3
 NOTICE_PAUSES = (1.0, 4.0)  # seconds after the first and the second attempt
@@ -7599,7 +7585,7 @@ def remove_old_logs(settings: Settings, now: datetime) -> None:
 
 def log_time(name: str) -> datetime | None:
     """Return the time in the name of one of this program's logs, or None if it isn't one."""
-    match = LOG_NAME.fullmatch(name)
+    match = re.fullmatch(LOG_NAME, name)
     if not match:
         return None
     try:
@@ -7935,8 +7921,8 @@ OTHER_REASONS = "other reasons"
 FLUSH_INTERVAL = 1.0  # seconds after which rejected rows are on disk
 MAX_REJECT_NAME = 150  # bytes of the input's name; most file systems allow 255 in all
 # The time of a run behind the name of the input, and a number if two runs began in one second.
-TIME_AT_END = re.compile(r"_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(-\d+)?$")
-FORBIDDEN_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # on Windows
+TIME_AT_END = r"_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(-\d+)?$"
+FORBIDDEN_IN_NAMES = r'[<>:"/\\|?*\x00-\x1f]'  # on Windows
 # A cell that a spreadsheet takes for a formula, https://owasp.org/www-community/attacks/CSV_Injection
 # (also after a semicolon, at which many locales split the cells of any .csv file)
 FORMULA_START = re.compile("(^\\s*|;)(?=[=+@\uff1d\uff0b\uff0d\uff20-])")
@@ -7969,8 +7955,8 @@ def reject_name(file: InputFile, folder: Path, started: datetime) -> str:
     # realpath() because `../not_imported/x.csv` and a linked folder are the same folder.
     if os.path.realpath(Path(file.location).parent) == os.path.realpath(folder):
         # The input is a reject file itself: its name must not grow with each round.
-        name = TIME_AT_END.sub("", name)
-    name = FORBIDDEN_IN_NAMES.sub("-", name)
+        name = re.sub(TIME_AT_END, "", name)
+    name = re.sub(FORBIDDEN_IN_NAMES, "-", name)
     # Cut in bytes: 150 letters may have 600. The cut may be within one, which is then left out.
     name = name.encode(errors="replace")[:MAX_REJECT_NAME].decode(errors="ignore")
     return f"{name}_{started:{TIME_IN_NAME}}"
@@ -8242,9 +8228,8 @@ class IdentityIndex:
         self.ids: Counter[str] = Counter()
         self.emails: Counter[str] = Counter()
         self.emails_without_user_id: Counter[str] = Counter()
-        self.kinds: Counter[frozenset[str]] = (
-            Counter()
-        )  # the identity fields that users have
+        # Which identity fields users have.
+        self.kinds: Counter[frozenset[str]] = Counter()
 
     def add(self, user: UserPayload) -> None:
         self.change_counts(user, 1)
@@ -9635,22 +9620,14 @@ def check_intercom(run: ImportRun, report: CheckReport) -> None:
     me = client.me()
     # A captive portal answers 200 too. Only Intercom names the owner of the token.
     owner_types = ("admin", "app")
-    if (
-        not isinstance(me, Response)
-        or me.status != 200
-        or me.json.get("type") not in owner_types
-    ):
+    if status_of(me) != 200 or json_of(me).get("type") not in owner_types:
         report.problem(f"Intercom: {fatal_reason(me, settings)}")
         return
-    report.ok(f"Intercom: authenticated as {me.json.get('name') or 'an app'}")
+    report.ok(f"Intercom: authenticated as {json_of(me).get('name') or 'an app'}")
     first_page = client.first_page()
     if is_wrong_api(first_page):
         report.problem(f"Intercom: {fatal_reason(first_page, settings)}")
-    elif (
-        not isinstance(first_page, Response)
-        or first_page.status != 200
-        or not first_page.json
-    ):
+    elif status_of(first_page) != 200 or not json_of(first_page):
         # Gateways may let only POST through, and the token may not be allowed to read users.
         report.warning(
             f"Intercom: can't read {settings.intercom.user_url} "
@@ -9900,9 +9877,8 @@ def main(argv: list[str] | None = None) -> int:
     """Lock the config file so that two runs can't overlap, and run; return the exit status."""
     arguments = parse_arguments(argv)
     config: Path = arguments.config
-    os.umask(
-        0o077
-    )  # logs and reject files contain users' data: only their owner may read them
+    # Logs and reject files contain users' data, so only their owner may read them.
+    os.umask(0o077)
     # Without a handler, Python would print warnings of libraries to standard error.
     logging.getLogger().addHandler(logging.NullHandler())
     # If the console can't show a character, print its escape instead of failing.
