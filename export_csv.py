@@ -17,7 +17,7 @@ if __name__ == "__main__":
     def exit_at_once(signum: int, frame: object) -> None:
         """Exit: until an import begins, there is nothing to wait for and nothing to save."""
         try:
-            # None: standard error was closed, and another file may have descriptor 2 by now.
+            # sys.stderr is None if it was closed; another file may have descriptor 2 by now.
             if sys.stderr:
                 os.write(2, b"export_csv.py: interrupted\n")
         finally:
@@ -158,6 +158,7 @@ class StopSignal:
             reason = f"{describe_unexpected(reason)}; see the debug log"
         log.debug("stopping: %s", reason)
         self.reason = self.reason or str(reason)
+        # A second reason must not extend the time that users in flight have left.
         self.since = min(self.since, time.monotonic())
 
     def add_reason(self, reason: str) -> None:
@@ -187,7 +188,7 @@ class StopSignal:
         return self.is_signal_cause and not self.is_over
 
     def on_signal(self, signum: int, frame: object) -> None:
-        """Record a signal; only a second Ctrl-C, a second or more later, exits at once.
+        """Record a signal. Only another Ctrl-C, at least a second later, exits at once.
 
         Terminals and process managers send a signal twice within milliseconds: to the process and
         to its group. The second one must not keep the run from saving the remaining rows.
@@ -199,6 +200,7 @@ class StopSignal:
             if now - self.first_ctrl_c >= SECOND_CTRL_C_DELAY:
                 abort_at_once()
             self.first_ctrl_c = min(self.first_ctrl_c, now)
+        # The exit status is 128 + the first signal: a SIGHUP may follow the SIGTERM.
         if not self.signum:
             self.signum = signum
             self.is_signal_cause = not self.reason
@@ -233,13 +235,13 @@ def pluralize(count: int, word: str) -> str:
 #### Secrets and redaction
 
 MASK = "***"
-# A secret of letters or digits alone, or a very short one, may be part of an ordinary sentence. If
-# the token is `1`, masking it everywhere would turn a count into "*** not imported".
+# A secret that has only letters or only digits, or is very short, may be part of an ordinary
+# sentence. If the token is `1`, masking it everywhere would turn a count into "*** not imported".
 MIN_WORD_SECRET_LENGTH = 16
 MIN_MIXED_SECRET_LENGTH = 6
 # Shorter parts of an encoded secret reveal nothing, and match by chance.
 MIN_BASE64_LENGTH = 8
-# What precedes an everyday word that is used as a secret: `Bearer wrong`, `"api_key": "wrong"`,
+# Text that precedes an everyday word used as a secret: `Bearer wrong`, `"api_key": "wrong"`,
 # `?auth_token=wrong`.
 CREDENTIAL_CONTEXT = (
     r"(?:bearer|basic)\s+"
@@ -251,14 +253,14 @@ URL_CREDENTIALS = r"://[^/\s@]*@"
 
 
 class SecretMask:
-    """Masks the registered secrets in a text, in whatever encoding they appear.
+    """Masks the registered secrets in a text, in any common encoding.
 
     The program never prints a secret on purpose. But exception messages contain URLs, and a server
     may echo what it was sent, escaped as JSON, HTML, a URL or base64.
     """
 
     def __init__(self) -> None:
-        # Whole secrets, and the longest first: one may be a part of another.
+        # Whole secrets, longest first, because one may be part of another.
         self.secrets: list[str] = []
         self.words: list[str] = []  # masked only where they are used as secrets
         self.patterns: SecretPatterns | None = None
@@ -302,7 +304,7 @@ class SecretPatterns:
 
 
 def is_everyday_word(secret: str) -> bool:
-    """Return whether the secret could be part of an ordinary sentence, as `1` or `wrong` could."""
+    """Return whether the secret could be part of an ordinary sentence, such as `1` or `wrong`."""
     if secret.isalpha() or secret.isdigit():
         return len(secret) < MIN_WORD_SECRET_LENGTH
     return len(secret) < MIN_MIXED_SECRET_LENGTH
@@ -323,9 +325,11 @@ def base64_forms(secret: str) -> set[str]:
     forms = set()
     for offset in range(3):
         encoded = base64.b64encode(bytes(offset) + raw).decode().rstrip("=")
+        # Only characters whose six bits all belong to the secret are kept.
         first_own = (offset * 8 + 5) // 6
         last_own = (offset + len(raw)) * 8 // 6
         own = encoded[first_own:last_own]
+        # The alphabet for URLs has - and _ instead.
         forms |= {own, own.replace("+", "-").replace("/", "_")}
     return {form for form in forms if len(form) >= MIN_BASE64_LENGTH}
 
@@ -336,7 +340,7 @@ def encoded_pattern(secret: str) -> str:
 
 
 def character_pattern(character: str) -> str:
-    """Return a pattern for one character as it is, and as JSON, Python, URLs and HTML write it.
+    """Return a pattern for a character, plain or escaped as in JSON, Python, URLs and HTML.
 
     Proxies and log viewers encode what is already encoded: %252F, and long runs of backslashes.
     """
@@ -344,6 +348,7 @@ def character_pattern(character: str) -> str:
         return character
     code = ord(character)
     octets = character.encode(errors="replace")
+    # For "=", these match \=, \u003d, \x3d, %3D, %253D, &#61;, &amp;#61; and &#x3d;.
     spellings = [
         r"\\*" + re.escape(character),
         rf"\\+u{code:04x}",
@@ -373,6 +378,7 @@ def register_secret_url(url: str) -> None:
     The parts are hidden too, because an echo of the URL may have its slashes encoded.
     """
     register_secret(url)
+    # urllib3's messages have the path alone: `Max retries exceeded with url: /services/...`.
     path = re.sub(r"^\w+://[^/]*", "", url)
     register_secret(path)
     for part in path.split("/"):
@@ -383,6 +389,7 @@ def register_secret_url(url: str) -> None:
 def redact(text: object) -> str:
     """Return `text` with secrets masked and control characters escaped."""
     shown = str(text)
+    # Any URL may contain a password, even one that is in no setting.
     if "://" in shown:
         shown = re.sub(URL_CREDENTIALS, f"://{MASK}@", shown)
     shown = secret_mask.apply(shown)
@@ -392,7 +399,7 @@ def redact(text: object) -> str:
 
 
 def escape_control_character(character: str) -> str:
-    r"""Return the character, or something like \n, so that no cell can forge a log line."""
+    r"""Return the character, or an escape such as \n, so that no cell can forge a log line."""
     if character.isprintable():
         return character
     return ascii(character)[1:-1]
@@ -415,6 +422,7 @@ def describe_unexpected(error: Exception) -> str:
 
 CellValue = str | int | float | bool
 UserPayload = dict[str, Any]
+# Intercom's limits: active custom attributes per workspace, and the length of a name.
 MAX_ATTRIBUTES = 250
 MAX_ATTRIBUTE_NAME = 190  # characters
 FIELDS = {  # in a fixed order: changing it would change the digest of every user
@@ -444,7 +452,9 @@ UNSUPPORTED_FIELDS = (
 IDENTITY_FIELDS = ("user_id", "email", "id")
 # Times of user activity: unlike a renewal date, they can't be in the future.
 ACTIVITY_FIELDS = ("signed_up_at", "last_request_at")
+# Intercom acts on these each time, so a user with one of them is never skipped as unchanged.
 FIELDS_WITH_SIDE_EFFECTS = ("new_session", "update_last_request_at")
+# API 2.x has renamed the first two, and has no equivalent of the others.
 CONTACT_FIELD_NAMES = {"user_id": "external_id", "last_request_at": "last_seen_at"}
 USER_ONLY_FIELDS = ("last_seen_ip", "last_seen_user_agent", "new_session")
 
@@ -453,8 +463,10 @@ def to_contact(user: UserPayload) -> UserPayload:
     """Translate a user to the field names of API 2.x, where users are contacts."""
     contact: UserPayload = {}
     for name, value in user.items():
+        # `id` is in the URL of PUT /contacts/{id}, not in the body.
         if name not in (*USER_ONLY_FIELDS, "id", "update_last_request_at"):
             contact[CONTACT_FIELD_NAMES.get(name, name)] = value
+    # API 2.x has no such field, but the current time has the same effect.
     if user.get("update_last_request_at"):
         contact["last_seen_at"] = int(time.time())
     return contact
@@ -505,18 +517,23 @@ SPREADSHEET_ERROR = re.compile(
     r"(?: \w+){0,3} ?(?:\.\.\.|\u2026)"
 )
 
+# Databases and tools write 0001-01-01, 9999-12-31 and the like for "no date".
 EARLIEST_YEAR = 1900
 LATEST_YEAR = 2200
+# Three numbers with the same separator, and perhaps a time: 2026-11-24, 24.11.26, 11/24/2026 9:05.
 NUMERIC_DATE = re.compile(
     r"(?P<first>\d\d?|\d{4})(?P<separator>[-/. ])(?P<second>\d\d?)(?P=separator)"
     r"(?P<third>\d\d?|\d{4})(?![\d./-])(?P<rest>(?:[T ,].*)?)",
     re.ASCII | re.DOTALL,
 )
+# The time behind 1970-01-01 in a placeholder: "T00:00:00Z", " 0:00", ", 12:00 AM".
 MIDNIGHT = (
     r"[T ,]*(?:00?:00(?::00(?:[.,]0*)?)?|12:00(?::00)? ?[Aa][Mm])"
     r" ?(?:Z|UTC|GMT|\+00(?::?00)?)?"
 )
+# Such as 00000000000000, which is MySQL's zero date without separators.
 ALL_ZEROS = "[0 :/.,T+Z-]{8,}"
+# An empty or invalid date in UNIX seconds; C's mktime returns -1 for an error.
 ZERO_OR_MINUS_ONE = r"[+-]?0+(?:[.,]0*)?|-1(?:[.,]0*)?"
 # The first and last dates of .NET, SQL Server and databases, without dashes or as numbers.
 SENTINELS = (
@@ -525,6 +542,7 @@ SENTINELS = (
 )
 # Not a time or an offset: 2023 in "4 May 2023 10:11 +0200", but neither 0200 nor 1011.
 YEAR_IN_WORDS = r"(?a)(?<![+:.\d])(?<! -)\d{4}(?![:\d])"
+# In English, whatever the system's language is: the program doesn't call setlocale.
 MONTHS = [name.lower() for name in calendar.month_name[1:]]
 MONTH_NUMBERS = {name: number for number, name in enumerate(MONTHS, 1)}
 MONTH_NUMBERS |= {name[:3]: number for number, name in enumerate(MONTHS, 1)}
@@ -533,6 +551,9 @@ WEEKDAYS = [name.lower() for name in calendar.day_name]
 
 def is_spreadsheet_error(cell: str) -> bool:
     """Return whether a spreadsheet wrote an error or a notice instead of a value."""
+    # These comparisons rule out most texts, and take less time than the regular expression.
+    if not (cell.startswith("#") or cell.endswith((".", "\u2026")) or ":5" in cell):
+        return False
     if len(cell) > MAX_TYPED_CELL or not SPREADSHEET_ERROR.fullmatch(cell):
         return False
     # "#wow!" is a hashtag; spreadsheets write their errors in capitals.
@@ -562,6 +583,7 @@ def is_placeholder_date(cell: str, is_activity_time: bool = False) -> bool:
     if date is None:
         return is_named_placeholder_date(cell)
     first, second, third = map(int, date.group("first", "second", "third"))
+    # Day and month may be in either order, so the tests below treat both alike.
     if len(date["first"]) == 4:
         year = first
         day = third
@@ -575,6 +597,7 @@ def is_placeholder_date(cell: str, is_activity_time: bool = False) -> bool:
         return False  # 123-45-6789 isn't a date
     if day == 0 or second == 0 or not EARLIEST_YEAR <= year <= LATEST_YEAR:
         return True
+    # Only the start of 1970 is suspicious: it is 0 in UNIX seconds.
     if (year, second, day) != (1970, 1, 1):
         return False
     if is_activity_time and not date["rest"]:
@@ -583,9 +606,10 @@ def is_placeholder_date(cell: str, is_activity_time: bool = False) -> bool:
 
 
 def is_named_placeholder_date(cell: str) -> bool:
-    """Return whether a date with a month name, or of digits alone, is a placeholder."""
+    """Return whether a date with a month name, or with only digits, is a placeholder."""
     if re.fullmatch(SENTINELS, cell) or re.fullmatch(ALL_ZEROS, cell):
         return True
+    # "1 Jan 0001" or "Dec 31, 9999": a month's name, and a single year that isn't plausible.
     words = re.findall("[a-z]+", cell.lower())
     if MONTH_NUMBERS.keys().isdisjoint(words):
         return False
@@ -595,7 +619,7 @@ def is_named_placeholder_date(cell: str) -> bool:
 
 ## Texts
 
-# Also excluded are quotes of every kind; ' may be inside the local part, as in o'di@example.com.
+# All kinds of quotes are excluded too, but ' may appear in the local part: o'di@example.com.
 EMAIL = re.compile(
     "(?!')[^\\s\\x00-\\x1f\\x7f\ufffd@,;:<>()\\[\\]{}\"`\xab\xbb\u2018\u201c\u201d\u201e]+"
     "@[^\\s\\x00-\\x1f\\x7f\ufffd@,;:<>()\\[\\]{}\"`\xab\xbb\u2018\u201c\u201d\u201e'\u2019]+"
@@ -610,7 +634,7 @@ def to_email(cell: str) -> str:
 
 
 def to_text(cell: str) -> str:
-    """Return the cell; raise ValueError if it is a spreadsheet error or lost characters."""
+    """Return the cell; raise ValueError if it is a spreadsheet error or has lost characters."""
     if "\ufffd" in cell:
         raise ValueError("text with U+FFFD, left by a conversion that lost characters")
     if is_spreadsheet_error(cell):
@@ -619,7 +643,7 @@ def to_text(cell: str) -> str:
 
 
 def to_attribute_text(cell: str) -> str:
-    """Return the cell; raise ValueError also if it is longer than a custom attribute may be."""
+    """Return the cell; raise ValueError if it isn't valid or is too long for an attribute."""
     if len(cell) > MAX_TYPED_CELL:
         reason = f"{len(cell)} characters long (Intercom's limit: {MAX_TYPED_CELL})"
         raise ValueError(reason)
@@ -641,7 +665,7 @@ def to_boolean(cell: str) -> bool:
 
 
 def to_negated_boolean(cell: str) -> bool:
-    """Parse a boolean of a column, such as "subscribed", that means the opposite of the field."""
+    """Parse a boolean in a column, such as "subscribed", that means the opposite of the field."""
     return not to_boolean(cell)
 
 
@@ -652,27 +676,26 @@ CURRENCY_SIGN = re.compile(
     "[$\xa2-\xa5\u058f\u060b\u07fe\u07ff\u09f2\u09f3\u09fb\u0af1\u0bf9\u0e3f\u17db\u20a0-\u20c1"
     "\ua838\ufdfc\ufe69\uff04\uffe0\uffe1\uffe5\uffe6]"
 )
+# U+2212: some locales, such as Swedish, write it in numbers instead of a hyphen.
 MINUS_SIGN = "\u2212"
 BLANK = re.compile("[ \xa0\u202f\u2009]")
-# What may surround the digits, which are # here: "-#" is a minus sign before them. Accounting
-# software writes -12.50 as (12.50) or 12.50-.
+# Signs that may surround the digits, written as # here: "-#" is a minus sign before them.
+# Accounting software writes -12.50 as (12.50) or 12.50-.
 POSITIVE = re.compile(r"[+]?[$]?#|[$][+]#|[+]?#[$]")
 NEGATIVE = re.compile(
     r"-[$]?#[$]?|[$]-#|[$]?#-[$]?|#[$]-"  # -$12, $-12, 12-$, 12$-
     r"|\([$]?#[$]?\)|[$]\(#\)|\(#\)[$]"  # ($12), $(12), (12)$
 )
+# "-$ 1,234.50" is split into "-$ ", "1,234.50" and "".
 DIGITS_INSIDE = re.compile(
     "(?P<before>[^0-9.,]*)(?P<digits>[.,]?[0-9](?:.*[0-9])?[.,]?)(?P<after>[^0-9]*)",
     re.DOTALL,
 )
-PLAIN_NUMBERS = {
-    ".": re.compile("[+-]?[0-9]+(?:[.][0-9]+)?"),
-    ",": re.compile("[+-]?[0-9]+(?:[,][0-9]+)?"),
-}
 
 
 def number_pattern(decimal: str) -> re.Pattern[str]:
     """Return a pattern for the digits of a number: 1234.50, 1,234.50, 1'234, 1e3."""
+    # All groups have three digits and the same separator: neither 1,234'567 nor 12,34,567.
     other = "," if decimal == "." else "."
     return re.compile(
         rf"(?P<whole>[0-9]*|[1-9][0-9]{{0,2}}(?P<group>[{other} \xa0\u202f\u2009'\u2019])[0-9]{{3}}"
@@ -686,7 +709,7 @@ NUMBERS = {".": number_pattern("."), ",": number_pattern(",")}
 
 @dataclass(slots=True)
 class NumberParts:
-    """A number as it is written, without groups and currency."""
+    """The parts of a number as written, without separators between groups and currency signs."""
 
     sign: str  # "-" or ""
     whole: str  # digits, or ""
@@ -695,7 +718,7 @@ class NumberParts:
 
 
 def parse_number(cell: str, decimal: str) -> NumberParts | None:
-    """Split a number into its parts, or return None if the cell isn't one."""
+    """Split a number into its parts, or return None if the cell isn't a number."""
     if len(cell) > MAX_TYPED_CELL:
         return None
     inside = DIGITS_INSIDE.fullmatch(cell)
@@ -703,6 +726,7 @@ def parse_number(cell: str, decimal: str) -> NumberParts | None:
         return None
     if inside["after"] and inside["digits"][-1] in ".,":
         return None  # a price in Switzerland, 12.-, isn't negative
+    # The text around the digits, in the notation of POSITIVE and NEGATIVE: "(€ 12)" has "($#)".
     frame = BLANK.sub("", f"{inside['before']}#{inside['after']}")
     frame = CURRENCY_SIGN.sub("$", frame).replace(MINUS_SIGN, "-")
     number = NUMBERS[decimal].fullmatch(inside["digits"])
@@ -710,8 +734,6 @@ def parse_number(cell: str, decimal: str) -> NumberParts | None:
     if number is None or not (is_negative or POSITIVE.fullmatch(frame)):
         return None
     whole = re.sub("[^0-9]", "", number["whole"])
-    if not whole and not number["fraction"]:
-        return None
     sign = ""
     if is_negative:
         sign = "-"
@@ -723,6 +745,7 @@ def to_integer(cell: str, *, decimal: str) -> int:
 
     1.000 is rejected, because it means a thousand in half of Europe.
     """
+    # The usual case. isdecimal() alone is also true for the digits of other scripts.
     if len(cell) <= MAX_TYPED_CELL and cell.isdecimal() and cell.isascii():
         return int(cell)
     number = parse_number(cell, decimal)
@@ -734,9 +757,11 @@ def to_integer(cell: str, *, decimal: str) -> int:
 
 
 def to_float(cell: str, *, decimal: str) -> float:
-    """Parse a finite number with this decimal separator; its thousands may be grouped."""
-    if len(cell) <= MAX_TYPED_CELL and PLAIN_NUMBERS[decimal].fullmatch(cell):
-        return float(cell.replace(",", ".")) + 0.0  # so that -0.0 becomes 0.0
+    """Parse a finite number with this decimal separator; thousands separators are allowed."""
+    digits = cell.removeprefix("-").replace(decimal, "", 1)
+    if digits.isdecimal() and digits.isascii() and len(cell) <= MAX_TYPED_CELL:
+        # Adding zero makes 0.0 of -0.0.
+        return float(cell.replace(",", ".")) + 0.0
     number = parse_number(cell, decimal)
     if number is None:
         raise ValueError(f"not a number (decimal separator is {decimal})")
@@ -759,6 +784,7 @@ SMALLER_UNITS = {"nanoseconds": 10**17, "microseconds": 10**14, "milliseconds": 
 MAX_DATE_SERIAL = 109_938  # 2200-12-31 in a spreadsheet
 # From 2001 to 2191: these numbers can't mean anything else.
 FAST_UNIX_SECONDS = re.compile("[1-6][0-9]{9}")
+# 1700000000, and 1700000000.25 from databases that count fractions of a second.
 UNIX_SECONDS = re.compile("([+-]?[0-9]+)(?:[.,]([0-9]*))?")
 COMPACT_DATE = re.compile(
     r"(?:19|20|21)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{4}|\d{6})?"
@@ -789,8 +815,9 @@ class WrittenDate:
 def to_timestamp(cell: str, *, timezone: tzinfo, is_activity_time: bool = False) -> int:
     """Parse UNIX seconds, or an ISO 8601 date or date and time, into UNIX seconds.
 
-    `timezone` applies to dates without an offset; in the hour that autumn repeats, the first
-    occurrence is used. `is_activity_time` is for fields that are never in the future, nor in 1970.
+    `timezone` applies to dates without an offset. In the hour that occurs twice when clocks go
+    back, the first occurrence is used. `is_activity_time` is for fields that are never in the
+    future or in 1970.
     """
     seconds = read_plain_iso_8601(cell, timezone)
     if seconds is None:
@@ -801,11 +828,13 @@ def to_timestamp(cell: str, *, timezone: tzinfo, is_activity_time: bool = False)
 
 
 def read_plain_iso_8601(cell: str, timezone: tzinfo) -> int | None:
-    """Return the UNIX seconds of `2026-11-24` or `2026-11-24T09:05:00+01:00`, or with a blank, Z.
+    """Return the UNIX seconds of `2026-11-24` or `2026-11-24T09:05:00+01:00`.
 
-    Most exports write dates so. Reading them without a regular expression takes half the time.
+    The T may be a space, and the offset may be Z or missing. Most exports write dates like this,
+    and reading them without a regular expression takes half the time.
     Return None for anything else, and for dates that might be placeholders.
     """
+    # The positions of the separators are tested: 2026-11-24T09:05:00+01:00 has 25 characters.
     text = cell.removesuffix("Z")
     has_offset = len(cell) == 25 and cell[19] in "+-" and cell[22] == ":"
     has_time = len(text) == 19 or (has_offset and text == cell)
@@ -814,7 +843,7 @@ def read_plain_iso_8601(cell: str, timezone: tzinfo) -> int | None:
     if not (has_time or len(cell) == 10) or not text[4] == text[7] == "-":
         return None
     try:
-        # From Python 3.11 on it reads more notations, but no other one of this shape.
+        # Python 3.11 and later read more notations, but no others of this shape.
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
@@ -826,6 +855,7 @@ def read_plain_iso_8601(cell: str, timezone: tzinfo) -> int | None:
         seconds = since_epoch.days * ONE_DAY + since_epoch.seconds
     else:
         seconds = math.floor(moment.replace(tzinfo=timezone).timestamp())
+    # A date before 1970, near the epoch or near 2200 may be a placeholder: the slow path decides.
     if ONE_DAY < seconds < LATEST - ONE_DAY:
         return seconds
     return None
@@ -847,12 +877,15 @@ def read_iso_8601(cell: str) -> WrittenDate:
     iso = ISO_8601.fullmatch(cell)
     if iso is None and is_placeholder_date(cell):
         raise ValueError(PLACEHOLDER_DATE)
+    # ISO 8601 has no offset after a date alone, such as 2026-11-24+01:00.
     if iso is None or (iso["hour"] is None and iso["sign"]):
         raise ValueError(NOT_TIMESTAMP)
+    # 20261124Z; without the Z it would have been read as a number.
     if not iso["dash"] and iso["hour"] is None:
         raise ValueError(DATE_WITHOUT_DASHES)
     try:
         moment = moment_of(iso)
+    # The OverflowError is that of 9999-12-31T24:00.
     except (ValueError, OverflowError):
         if is_placeholder_date(cell):
             raise ValueError(PLACEHOLDER_DATE) from None
@@ -878,6 +911,7 @@ def moment_of(iso: re.Match[str]) -> datetime:
 def read_offset(sign: str, hours: str, minutes: str) -> int:
     """Return an offset such as +05:30 in seconds."""
     seconds = int(hours) * 3600 + int(minutes) * 60
+    # Python's offsets are shorter than a day too; +99:00 is a typing error.
     if seconds >= ONE_DAY:
         raise ValueError(NO_SUCH_DATE)
     if sign == "-":
@@ -890,24 +924,29 @@ def seconds_of(date: WrittenDate, timezone: tzinfo, is_activity_time: bool) -> i
     moment = date.moment
     if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:
         raise ValueError(PLACEHOLDER_DATE)
+    # In an attribute, 1970-01-01 without a time may be a birthday.
     if is_activity_time and moment == EPOCH:
         raise ValueError(PLACEHOLDER_DATE)
     if date.offset is None and timezone is not UTC:
-        # datetime's default, fold = 0, means the first occurrence of the hour that autumn repeats.
+        # datetime's default, fold = 0, means the first occurrence of an hour that occurs twice.
         seconds = math.floor(moment.replace(tzinfo=timezone).timestamp())
     else:
+        # Omitting the microseconds rounds down, because a timedelta's are never negative.
         since_epoch = moment - EPOCH
         seconds = since_epoch.days * ONE_DAY + since_epoch.seconds - (date.offset or 0)
+    # 1970-01-01T01:00+01:00 is the epoch as well.
     if seconds in (0, -1) and date.has_time:
         raise ValueError(PLACEHOLDER_DATE)
     return seconds
 
 
 def read_unix_seconds(number: re.Match[str]) -> int:
-    """Return whole UNIX seconds; raise ValueError with what the number is instead."""
+    """Return whole UNIX seconds; raise ValueError if the number has another meaning."""
     digits = number[1]
     seconds = int(digits)
+    # A data frame writes 1700000000.0 for whole seconds if the column has empty cells.
     is_whole = not (number[2] or "").strip("0")
+    # As UNIX seconds, 20261124 would be in August 1970.
     if COMPACT_DATE.fullmatch(digits) and is_whole:
         raise ValueError(DATE_WITHOUT_DASHES)
     if re.fullmatch(SENTINELS, digits):
@@ -917,6 +956,7 @@ def read_unix_seconds(number: re.Match[str]) -> int:
             raise ValueError(f"in {unit}; Intercom expects seconds")
     if EARLIEST_YEAR <= seconds <= LATEST_YEAR and is_whole:
         raise ValueError("a year")
+    # 46350: 24 November 2026 in a spreadsheet, but 12:52 on 1 January 1970 as UNIX seconds.
     if 0 < seconds <= MAX_DATE_SERIAL:
         raise ValueError("a spreadsheet date serial number")
     if seconds in (0, -1) or not EARLIEST <= seconds <= LATEST:
@@ -929,11 +969,12 @@ def read_unix_seconds(number: re.Match[str]) -> int:
 DIRECTIVE = "%."
 YEAR_DIRECTIVES = ("%Y", "%y", "%G", "%c", "%x")
 TIME_DIRECTIVES = ("%H", "%I", "%M", "%S", "%f", "%p", "%X", "%c")
+# As in %Y-%m-%dT%H:%M:%SZ, but not as a letter of a word such as Zone.
 UTC_IN_FORMAT = r"(?<![A-Za-z])(?:UTC|GMT|Z)(?![A-Za-z])"
-# strptime also reads 2026111 as %Y%m%d, as one of the two dates that it could be.
+# strptime also accepts 2026111 for %Y%m%d, and picks one of the two dates it could mean.
 RUN_OF_DIRECTIVES = "(?:%[YymdHIMS]){2,}(?!%f)"
 DIGITS = re.compile("[0-9]+")
-# How strptime's errors begin, unless the cell is in the format and only the date doesn't exist.
+# strptime's errors begin like this, unless the cell matches the format but no such date exists.
 NOT_IN_FORMAT = ("time data", "unconverted data")
 
 
@@ -984,7 +1025,7 @@ def to_formatted_timestamp(
 def read_formatted_date(
     cell: str, date_format: DateFormat, is_activity_time: bool
 ) -> WrittenDate:
-    """Read a date in a strptime format; raise ValueError with what the cell is instead."""
+    """Read a date in a strptime format; raise ValueError if the cell isn't in that format."""
     not_in_format = f"not in the format {date_format.text}"
     # Without a year there is no timestamp, and Python 3.13 would warn on standard error.
     if len(cell) > MAX_TYPED_CELL or not date_format.has_year:
@@ -996,12 +1037,14 @@ def read_formatted_date(
     except ValueError as error:
         if is_placeholder_date(cell, is_activity_time):
             raise ValueError(PLACEHOLDER_DATE) from None
+        # The message is "day is out of range for month", as for 31/02/2026.
         if not str(error).startswith(NOT_IN_FORMAT):
             raise ValueError(NO_SUCH_DATE) from None
         raise ValueError(not_in_format) from None
     zone_offset = moment.utcoffset()
     offset = None
     if zone_offset is not None:
+        # %z reads offsets with fractions of a second, too.
         offset = round(zone_offset.total_seconds())
     elif date_format.is_utc:
         offset = 0
@@ -1022,10 +1065,10 @@ class CellType:
     """A type that config.ini can name."""
 
     convert: Callable[..., CellValue]
-    # Those of attributes that accept it; the first is the one to create.
+    # Types of Intercom attributes that accept its values; the first is for new attributes.
     intercom_types: tuple[str, ...]
     noun: str  # for messages: "none of its values is ..."
-    hint: str  # what to do if a column has no value of it
+    hint: str  # what to do if a column has no valid value
 
 
 CELL_TYPES = {
@@ -1078,7 +1121,7 @@ def make_converter(
     """Return a function that converts a cell.
 
     With a date format it caches the last few thousand cells: strptime is slow, and dates recur.
-    Exceptions are not cached, and so neither are huge cells.
+    Exceptions are not cached, so huge cells aren't either.
     """
     # Every cell goes through one of these. Nested functions are faster than functools.partial with
     # keywords.
@@ -1112,7 +1155,7 @@ def make_converter(
 #### Ids
 
 MAX_IDENTITY = 255  # characters
-# The ids of most products, UUIDs and e-mail addresses, which no tool would have rewritten.
+# The ids of most products, UUIDs and e-mail addresses; a mangled id never looks like this.
 PLAIN_ID = re.compile(
     r"(?!-?\d+[eE]-\d)[\w-]*[0-9][\w-]*|\w[\w.+-]*@\w[\w.-]*", re.ASCII
 )
@@ -1144,6 +1187,7 @@ TEXT_PREFIX = r"'\d+"  # a spreadsheet's mark for "this number is text"
 HTML_TAG = r"<[A-Za-z/!?][^<>]*>"
 CONTROL_CHARACTER = r"[\x00-\x1f\x7f-\x9f]"
 RULED_LINE = r":?[-\u2013\u2014\u2500=_+]{2,}:?"  # :---: in Markdown
+# The last row of a report: "Total:", "Grand total", "Sub-totals".
 SUMMARY_LABEL = re.compile(r"(?i)(?:(?:grand|sub)?[\s-]*totals?|sum)\s*:?")
 
 
@@ -1173,6 +1217,7 @@ def identity_problem(cell: str, decimal: str) -> IdentityProblem | None:
     if len(cell) > MAX_IDENTITY:
         detail = f"{len(cell):,} characters; Intercom allows {MAX_IDENTITY}"
         return IdentityProblem("id that is too long", detail)
+    # With a decimal point, 1.001 may be a real id.
     has_german_groups = decimal == "," and re.fullmatch(GERMAN_GROUPS, cell)
     if has_german_groups or re.fullmatch(MANGLED_NUMBER, cell):
         detail = "a spreadsheet or data frame reformatted it; export ids as text"
@@ -1183,6 +1228,7 @@ def identity_problem(cell: str, decimal: str) -> IdentityProblem | None:
     if is_missing_word(cell):
         detail = "it stands for a missing value; leave the cell empty"
         return IdentityProblem("placeholder instead of an id", detail)
+    # sqlcmd and psql print such a line below the headings.
     if re.fullmatch(RULED_LINE, cell):
         return IdentityProblem("ruled line", "it is part of a ruled line, not a user")
     return rendered_identity_problem(cell)
@@ -1190,8 +1236,9 @@ def identity_problem(cell: str, decimal: str) -> IdentityProblem | None:
 
 def rendered_identity_problem(cell: str) -> IdentityProblem | None:
     """Return the problem if a cell is an id with markup or source code around it, or None."""
+    # ="00123" is fine: clean_cell has already unwrapped it.
     if cell.startswith("="):
-        detail = "it is a spreadsheet's formula; export values instead"
+        detail = "it is a spreadsheet formula; export values instead"
     elif re.search(HTML_TAG, cell):
         detail = "it contains an HTML tag"
     elif re.search(CONTROL_CHARACTER, cell):
@@ -1207,11 +1254,11 @@ def rendered_identity_problem(cell: str) -> IdentityProblem | None:
 
 #### Settings
 
-# A new key is one line in the class of its section, and in config.ini. What depends on other keys
-# is checked in validate_<section>, in the next chapter.
+# To add a key, add a line to the class of its section and to config.ini. Checks that depend on
+# other keys are in validate_<section>, in the next chapter.
 
 # Tokens and users' data never travel unencrypted, except to a test server on the same machine.
-# No credentials in URLs: they would end up in logs and in the messages of libraries.
+# URLs can't contain credentials, because they would end up in logs and in library messages.
 URL_PATTERN = (
     r"(https://(?=[^/])|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@?#]*"
 )
@@ -1229,7 +1276,7 @@ class SettingRule:
     default: Any  # its type is the key's type
     # A regular expression for the whole value; a blank value is never checked.
     pattern: str
-    hint: str  # what is expected, for the message about a value that doesn't match
+    hint: str  # the expected value, for the message about an invalid one
     env: str = ""  # the environment variable that takes precedence
     is_secret: bool = False
     # Never show the value, even if it is invalid: a secret is easily pasted here by mistake.
@@ -1237,7 +1284,7 @@ class SettingRule:
     is_path: bool = False  # ~ is the home folder
 
 
-# By the type of the default: a pattern for the whole value, and what is expected.
+# A pattern for the whole value, and the hint for messages, by the type of the default.
 TYPE_PATTERNS = {
     bool: ("(?i)true|t|yes|y|on|1|false|f|no|n|off|0", "true or false"),
     int: ("[0-9]{1,9}", "a whole number such as 50"),
@@ -1377,7 +1424,7 @@ class Settings:
     mappings: list[FieldMapping] = field(default_factory=list)
     # Places of keys in [user] that aren't supported fields, such as "[user] phone".
     ignored_keys: list[str] = field(default_factory=list)
-    timezone: tzinfo = timezone.utc  # that of [csv] timezone
+    timezone: tzinfo = timezone.utc  # from [csv] timezone
     files_with_secrets: list[Path] = field(default_factory=list)  # config.ini, .env
     exports_are_in_s3: bool = False  # also if --local makes this run read from disk
 
@@ -1389,6 +1436,7 @@ class Settings:
     @property
     def api_version(self) -> str:
         """The Intercom-Version header. Users became contacts in version 2.0."""
+        # `preview` is valid in config.ini, but Intercom's own spelling is Preview.
         if self.intercom.api_version:
             return self.intercom.api_version.capitalize()
         return "2.14" if self.uses_contacts else "1.4"
@@ -1403,7 +1451,7 @@ class Settings:
 
     @property
     def csv_format(self) -> CsvFormat:
-        """[csv] as the reader needs it: without the words tab and none."""
+        """The [csv] settings for the reader, with the words tab and none replaced."""
         delimiter = self.csv.delimiter
         if delimiter.lower() == "tab":
             delimiter = "\t"
@@ -1453,7 +1501,7 @@ class Problems:
     def __bool__(self) -> bool:
         return bool(self.by_place)
 
-    def concern(self, section: str) -> bool:
+    def affect(self, section: str) -> bool:
         """Return whether any of the problems is in this section."""
         return any(place.startswith(f"[{section}]") for place in self.by_place)
 
@@ -1462,6 +1510,7 @@ class Problems:
         lines = []
         for place, problem in self.by_place.items():
             line = f"{place}: {problem}"
+            # Other places are not in the config file: HTTPS_PROXY, or ".env, line 3".
             if place.startswith(("[", "line ", "the ")):
                 line = f"{config_name}: {line}"
             lines.append(line)
@@ -1492,8 +1541,8 @@ class FieldMapping:
         return f"[{section}] {self.name}"
 
 
-QUOTED_CONSTANT = "'(.*)'"  # a text in single quotes, in place of a heading
-# Type names of other programs; as the last word after a colon, hardly part of a heading.
+QUOTED_CONSTANT = "'(.*)'"  # text in single quotes, in place of a heading
+# Type names in other programs. After a colon, such a word is unlikely to belong to the heading.
 COMMON_WRONG_TYPE = "(?i)number|int|decimal|double|bool|date|datetime|text|str"
 # The types that [user] and [custom_attributes] may have after the last colon.
 MAPPING_TYPES = ("string", "integer", "float", "boolean", "not boolean", "timestamp")
@@ -1513,9 +1562,10 @@ class TypedHeading:
 def split_type(text: str, default_type: str) -> TypedHeading:
     """Split `heading : type format` at the last colon that is followed by a type.
 
-    So headings and formats may contain colons: `Date: of joining : timestamp %d/%m/%Y %H:%M`.
+    This allows colons in headings and formats: `Date: of joining : timestamp %d/%m/%Y %H:%M`.
     Raise ValueError if the type is unknown or the format is not a complete date.
     """
+    # In `'Plan: string'`, the colon is part of the constant.
     if re.fullmatch(QUOTED_CONSTANT, text):
         return TypedHeading(text, default_type, "")
     match = re.fullmatch(TYPE_SUFFIX, text)
@@ -1526,18 +1576,20 @@ def split_type(text: str, default_type: str) -> TypedHeading:
     if date_format:
         check_date_format(date_format)
         return TypedHeading(heading.strip(), "timestamp", date_format)
+    # The type may be written as `Not  Boolean`.
     return TypedHeading(heading.strip(), " ".join(type_name.lower().split()), "")
 
 
 def check_last_word(text: str) -> None:
     """Raise ValueError if the last word after ` :` looks like a type but isn't one.
 
-    Without the blank before the colon it is more likely the end of a heading, as in `Note: text`.
+    Without a space before the colon, it is more likely the end of a heading, as in `Note: text`.
     """
     match = re.search(r"\s:\s*(\w+)$", text)
     if not match:
         return
     word = match[1]
+    # A misspelling such as `intger`, or another program's word such as `date`.
     similar = closest_names(word, MAPPING_TYPES, cutoff=0.75)
     if similar or re.fullmatch(COMMON_WRONG_TYPE, word):
         known = ", ".join(MAPPING_TYPES)
@@ -1574,12 +1626,14 @@ def has_zone_name(date_format: str) -> bool:
 def is_sortable_format(date_format: str) -> bool:
     """Return whether dates in this strptime format can be sorted by time.
 
-    It needs a year, and no unit without the next larger one: no hour without a day, no %I
-    without %p. To find out, format a moment and parse it again: the result has to be the same
-    moment, possibly without its smallest units.
+    The format needs a year, and no unit without the next larger one: no hour without a day, no
+    %I without %p. To find out, format a time and parse it again: the result has to be the same
+    time, possibly without its smallest units.
     """
-    # A late hour, as %I without %p reads 22:47 as 10:47; no unit has its lowest value.
+    # The hour is after noon, because %I without %p reads 22:47 as 10:47. No unit has its lowest
+    # value.
     moment = datetime(2025, 11, 23, 22, 47, 38, 123456, timezone.utc)
+    # The moment itself, then without microseconds, without seconds, and so on up to the year.
     expected = [moment]
     for unit in ("microsecond", "second", "minute", "hour", "day", "month"):
         lowest: dict[str, Any] = {unit: 1 if unit in ("day", "month") else 0}
@@ -1587,8 +1641,10 @@ def is_sortable_format(date_format: str) -> bool:
     try:
         written = moment.strftime(date_format)
         read = datetime.strptime(written, date_format).replace(tzinfo=timezone.utc)
+    # re.error: strptime builds a pattern, in which %d %d would be the same group twice.
     except (ValueError, re.error):
         return False
+    # strptime reads %U and ignores it; writing the date again shows that.
     return read in expected and read.strftime(date_format) == written
 
 
@@ -1623,15 +1679,17 @@ def parse_mapping(
 
 
 def check_field_type(name: str, typed: TypedHeading) -> None:
-    """Raise ValueError if a type is given that isn't the field's own."""
+    """Raise ValueError if the given type isn't allowed for the field."""
     own_type = FIELDS[name]
     allowed = {own_type}
     if own_type == "boolean":
         allowed.add("not boolean")
+    # Text is the type that config.ini can name for these two.
     if own_type in ("id", "email"):
         allowed.add("string")
     if typed.type_name in allowed:
         return
+    # "id" is a name of ours for a type that config.ini calls string.
     if own_type == "id":
         own_type = "string"
     raise ValueError(f"the type is always {own_type}; remove ': {typed.type_name}'")
@@ -1660,7 +1718,9 @@ def set_constant(mapping: FieldMapping, constant: str) -> None:
     mapping.is_constant = True
     mapping.constant = constant
     mapping.heading = ""
+    # Constants are cleaned as cells are: ' 12 ' is the integer 12.
     cell = clean_cell(constant)
+    # '' is valid too: like an empty cell, it leaves the field out.
     if not cell:
         return
     try:
@@ -1686,7 +1746,7 @@ class RawEntry:
     """A key of config.ini as written, or a [section] if the key is blank."""
 
     value: str
-    place: str  # as it may be shown: "[section] key", or its line if that could be a secret
+    place: str  # for messages: "[section] key", or the line if that could be a secret
 
 
 RawEntries = dict[tuple[str, str], RawEntry]  # by section and key
@@ -1697,8 +1757,8 @@ def closest_names(
 ) -> list[str]:
     """Return the known names closest to `name`, ignoring case.
 
-    A cutoff of 0 allows any name, 1 only the same one. From 0.6 on, names look alike; from 0.75 on,
-    one is most likely a misspelling of the other (`nmae` and name, but not `role` and name).
+    A cutoff of 0 accepts any name, and 1 only an identical one. From 0.6 on, names look alike. From
+    0.75 on, one is probably a misspelling of the other (`nmae` and name, but not `role` and name).
     """
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, count, cutoff)
@@ -1706,7 +1766,7 @@ def closest_names(
 
 
 def unquote_value(text: str) -> str:
-    """Remove double quotes around a value. They keep blanks at its ends; a single `"` is itself."""
+    """Remove double quotes around a value. They preserve spaces at its ends. A lone `"` is kept."""
     return re.sub('^"([^"]*)"$', r"\1", text)
 
 
@@ -1727,6 +1787,7 @@ class ConfigFileParser:
 
     def parse(self, text: str) -> RawEntries:
         """Parse the text of the file; errors are added to `problems`."""
+        # Like configparser: str.splitlines would also split a value at a form feed or U+2028.
         for number, line in enumerate(text.split("\n"), 1):
             self.parse_line(number, line)
         self.report_bad_lines()
@@ -1745,7 +1806,7 @@ class ConfigFileParser:
             self.problems.add(
                 f"line {number}",
                 "is not a [section], or `key = value` inside one; "
-                "comments need lines of their own, with # in front",
+                "a comment must be on its own line and start with #",
             )
         more = len(self.bad_lines) - MAX_BAD_LINES
         if more > 0:
@@ -1757,9 +1818,11 @@ class ConfigFileParser:
             self.problems.add(
                 f"line {number}", "contains a NUL character; retype the line"
             )
+            # The rest of the line is parsed too, in case it has other errors.
             line = line.replace("\0", "")
         stripped = line.strip()
         indent = len(line) - len(line.lstrip())
+        # A blank line or comment ends a value, so an indented line below it is a new entry.
         if not stripped or stripped[0] in "#;":
             self.continuation_indent = math.inf
         elif indent > self.continuation_indent:
@@ -1778,9 +1841,11 @@ class ConfigFileParser:
                 # configparser ignores the rest of the line, even if it is a setting.
                 self.bad_lines.append(number)
             else:
+                # A section is an entry, too: it may be unknown, or appear twice.
                 self.add_entry(number, "", "")
             return
         key, equals, value = (part.strip() for part in line.partition("="))
+        # `[aws` without its bracket is no key, even with an equals sign after it.
         if self.section and key and equals and line[0] != "[":
             self.continuation_indent = indent
             self.add_entry(number, key, unquote_value(value))
@@ -1789,6 +1854,7 @@ class ConfigFileParser:
 
     def add_entry(self, number: int, key: str, value: str) -> None:
         """Keep an entry. Its names are shown only if they can't be a misplaced secret."""
+        # A token pasted in front of its equals sign would be the key.
         place = f"line {number}"
         names = (self.section, key)
         if all(re.fullmatch(HARMLESS_NAME, name) for name in names):
@@ -1816,7 +1882,7 @@ def read_config(path: Path, problems: Problems) -> RawEntries:
 def read_dotenv(path: Path, problems: Problems) -> dict[str, str]:
     """Return the variables that .env sets; if a name appears twice, the last one wins.
 
-    python-dotenv only logs what it can't parse; here that is a problem like any other. Unlike its
+    python-dotenv only logs lines it can't parse; here they are reported as problems. Unlike its
     dotenv_values(), this doesn't replace ${NAME} in a value: a token may contain such characters.
     """
     variables: dict[str, str] = {}
@@ -1825,6 +1891,7 @@ def read_dotenv(path: Path, problems: Problems) -> dict[str, str]:
             return variables
         if not path.is_file():
             raise OSError  # reading a named pipe would block
+        # Older versions of Notepad write a byte-order mark, which is no part of the first name.
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         problems.add(
@@ -1832,6 +1899,7 @@ def read_dotenv(path: Path, problems: Problems) -> dict[str, str]:
         )
         return variables
     for binding in dotenv.parser.parse_stream(io.StringIO(text)):
+        # Comments and blank lines are bindings as well, but without a key.
         name = binding.key or ""
         value = binding.value or ""
         # os.environ accepts neither names with = nor a NUL.
@@ -1848,13 +1916,16 @@ def read_dotenv(path: Path, problems: Problems) -> dict[str, str]:
 
 
 def load_dotenv(path: Path, settings: Settings, problems: Problems) -> None:
-    """Load .env into os.environ. Only variables that are set and not blank take precedence."""
+    """Load .env into os.environ. Variables that are already set and not blank win."""
     variables = read_dotenv(path, problems)
     for name, value in variables.items():
         if value and not os.environ.get(name, "").strip():
+            # Libraries read some variables themselves, such as AWS_PROFILE and HTTPS_PROXY.
             os.environ[name] = value
     secret_names = {rule.env for rule in secret_rules(settings).values()}
+    # A secret that config.ini has no key for: it belongs to temporary access keys.
     secret_names.add("AWS_SESSION_TOKEN")
+    # --check warns if other accounts may read a file with secrets.
     if any(variables.get(name) for name in secret_names):
         settings.files_with_secrets.append(path)
 
@@ -1863,11 +1934,12 @@ def load_timezone(name: str) -> tzinfo | None:
     """Look up an IANA time zone in the system's database or, on Windows, in dateutil's copy."""
     import zoneinfo
 
-    # Minimal containers have no time zones at all; the default should work there.
+    # Minimal containers have no time zones, but the default should work there.
     if name.upper() in ("UTC", "GMT"):
         return timezone.utc
     try:
         return zoneinfo.ZoneInfo(name)
+    # No such zone, a path such as ../UTC, or a folder such as Europe.
     except (KeyError, ValueError, OSError):
         from dateutil.zoneinfo import get_zonefile_instance
 
@@ -1880,12 +1952,13 @@ def parse_section(
 ) -> None:
     """Set a section's attributes from the entries and the environment, and remove those entries."""
     for key, rule in rules_of(section).items():
+        # Removed, so that only unknown entries are left in the end.
         entry = entries.pop((section_name, key), None)
         text = entry.value if entry else ""
         origin = ""
         if rule.is_path:
             text = os.path.expanduser(text)  # noqa: PTH111 - keeps an unknown ~user as it is
-        # A blank variable counts as unset: `NAME: ${NAME}` in a compose file makes such ones.
+        # A blank variable counts as unset: `NAME: ${NAME}` in a compose file can cause it.
         if rule.env and os.environ.get(rule.env, "").strip():
             text = os.environ[rule.env].strip()
             origin = f" of {rule.env}, in the environment or .env"
@@ -1902,7 +1975,8 @@ def parse_section(
 
 
 def parse_value(text: str, rule: SettingRule) -> Any:
-    """Convert a valid text to the type of the key's default."""
+    """Convert a valid value to the type of the key's default."""
+    # bool("false") would be True.
     if isinstance(rule.default, bool):
         return to_boolean(text)
     return type(rule.default)(text)
@@ -1925,6 +1999,7 @@ def parse_mappings(settings: Settings, entries: RawEntries, problems: Problems) 
     keys += sorted(key for key in entries if key[0] == "custom_attributes" and key[1])
     for section, name in keys:
         entry = entries.pop((section, name), None)
+        # `name =` without a value maps nothing.
         if not entry or not entry.value:
             continue
         is_attribute = section == "custom_attributes"
@@ -2007,11 +2082,14 @@ def load_settings(
     if problems and not entries:
         # It isn't a config file, and all other problems would follow from that.
         return settings, problems
+    # This comes first, as parse_section removes the entries that it has read.
     if has_secrets(settings, entries):
         settings.files_with_secrets.append(path)
+    # Next to the config file, because cron starts the program in the home folder.
     load_dotenv(path.parent / ".env", settings, problems)
     for section_name in SECTIONS:
         parse_section(section_name, getattr(settings, section_name), entries, problems)
+    # From here on, `redact` knows every secret.
     register_all_secrets(settings)
     set_timezone(settings, problems)  # before the mappings, whose converters need it
     parse_mappings(settings, entries, problems)
@@ -2020,6 +2098,7 @@ def load_settings(
         state_file = path.absolute().parent / "sent_users.sqlite3"
         settings.intercom.state_file = str(state_file)
     apply_arguments(settings, arguments)
+    # A dry run sends nothing, so it needs neither token nor webhook.
     validate(settings, problems, needs_services=not arguments.dry_run)
     return settings, problems
 
@@ -2063,7 +2142,7 @@ def has_secrets(settings: Settings, entries: RawEntries) -> bool:
 
 
 def register_all_secrets(settings: Settings) -> None:
-    """Register the secret keys, passwords inside URLs, and what boto3 reads by itself."""
+    """Register the secret keys, passwords inside URLs, and boto3's environment variables."""
     for section_name, key in secret_rules(settings):
         # The parts of a webhook's URL are secrets too.
         if key != "webhook_url":
@@ -2071,12 +2150,14 @@ def register_all_secrets(settings: Settings) -> None:
     register_secret_url(settings.slack.webhook_url)
     if settings.intercom.access_token:
         register_secret(f"Bearer {settings.intercom.access_token}")
+    # Basic authentication sends both as one text, in base64.
     if settings.intercom.api_key:
         register_secret(f"{settings.intercom.api_id}:{settings.intercom.api_key}")
     register_secret(os.environ.get("AWS_SESSION_TOKEN", ""))
     urls = [
         value
         for name, value in os.environ.items()
+        # A URL for S3 alone, AWS_ENDPOINT_URL_S3, takes precedence in boto3.
         if name.startswith("AWS_ENDPOINT_URL")
     ]
     urls += [
@@ -2094,6 +2175,7 @@ def register_url_password(url: str) -> None:
     Libraries' messages contain proxy URLs with the password, even if it was percent-encoded, or in
     base64 as in an Authorization header.
     """
+    # The user may be blank, as in `https://:password@proxy`.
     credentials = re.match(r"(?:\w+://)?([^:/]*):(.+)@", url)
     if credentials:
         user, password = (unquote(part) for part in credentials.groups())
@@ -2102,7 +2184,7 @@ def register_url_password(url: str) -> None:
 
 
 def validate(settings: Settings, problems: Problems, *, needs_services: bool) -> None:
-    """Check what depends on more than one value, or on a library."""
+    """Check values that depend on other values or on a library."""
     validate_aws(settings, problems)
     validate_file(settings, problems)
     validate_csv(settings, problems)
@@ -2163,8 +2245,8 @@ def validate_csv(settings: Settings, problems: Problems) -> None:
         problems.add(
             "[csv] escape", "is the same as quote; leave it blank if quotes are doubled"
         )
-    # A run would mistake the newest reject file for the newest export. realpath, unlike
-    # Path.resolve(), raises nothing if links lead in a loop: write_problems reports that.
+    # A run would mistake the newest reject file for the newest export. Unlike
+    # Path.resolve(), realpath doesn't fail if links form a loop: write_problems reports that.
     reject_folder = os.path.realpath(settings.csv.not_imported_folder)
     exports_folder = os.path.realpath(settings.local.folder)
     if not settings.exports_are_in_s3 and reject_folder == exports_folder:
@@ -2189,10 +2271,11 @@ def validate_mappings(settings: Settings, problems: Problems) -> None:
     field_names = [
         mapping.name for mapping in settings.mappings if not mapping.is_attribute
     ]
+    # An empty [user] section is fine: then the headings decide.
     has_fields = bool(field_names or settings.ignored_keys)
     has_identity = any(name in IDENTITY_FIELDS for name in field_names)
     # If a line of [user] is wrong, the identity may be missing because of that.
-    if has_fields and not has_identity and not problems.concern("user"):
+    if has_fields and not has_identity and not problems.affect("user"):
         problems.add("[user]", "must map at least one of user_id, email and id")
     if len(settings.attribute_mappings) > MAX_ATTRIBUTES:
         problems.add(
@@ -2222,6 +2305,7 @@ def validate_urls(settings: Settings, problems: Problems) -> None:
 
 
 def is_valid_url(url: str) -> bool:
+    # The patterns let some URLs pass that requests refuses, such as one with port 99999.
     try:
         requests.Request("GET", url).prepare()
     except (ValueError, requests.RequestException):
@@ -2230,6 +2314,7 @@ def is_valid_url(url: str) -> bool:
 
 
 def is_valid_proxy(proxy: str) -> bool:
+    # requests adds the scheme too, to a proxy such as proxy.example.com:3128.
     url = proxy if "://" in proxy else f"http://{proxy}"
     try:
         return bool(urllib3.util.parse_url(url).host)
@@ -2241,6 +2326,7 @@ def validate_credentials(settings: Settings, problems: Problems) -> None:
     intercom = settings.intercom
     if intercom.access_token or (intercom.api_id and intercom.api_key):
         return
+    # The message names the missing half of a pair, or else the token, as Intercom issues it today.
     key = "access_token"
     if intercom.api_id:
         key = "api_key"
@@ -2267,13 +2353,14 @@ def validate_notices(settings: Settings, problems: Problems) -> None:
 
 COPY_CHUNK = 2**20  # bytes
 MAX_CLOCK_SKEW_HOURS = 24  # how far in the future a file's timestamp may be
-RECENT_CHANGE = 60  # seconds after a change in which a file may still be growing
+RECENT_CHANGE = 60  # seconds after a change, while a file may still be growing
 GROWTH_CHECK_PAUSE = 2  # seconds between two checks of such a file's size
 S3_SILENCE = 120  # seconds within which S3 has to send another page or chunk
 S3_TIMEOUT = 60  # seconds that botocore waits for one read from a socket
 S3_ATTEMPTS = 5
 S3_CHUNK = 2**18  # bytes
 S3_OPERATIONS = ("ListObjectsV2", "GetObject", "HeadBucket")
+# By S3's error code or, if there was no response, by the name of botocore's exception.
 S3_ERRORS = {
     "NoSuchBucket": "bucket not found; check [aws] bucket",
     "NoSuchKey": "object not found; check [aws] folder, or use --local for a file on disk",
@@ -2297,7 +2384,7 @@ class InputFile:
     name: str
     location: str  # the full path or S3 URL, for messages
     copy: IO[bytes]
-    # The time in its name if that matches time_format, otherwise that of its last change.
+    # The time in its name if the name matches time_format, otherwise the time of its last change.
     timestamp: datetime
     # Left open, to see whether it changes during the run; None in S3.
     original: IO[bytes] | None = None
@@ -2312,18 +2399,20 @@ class InputFile:
     def age(self, zone: tzinfo) -> timedelta:
         """Return how old the file is, by its timestamp; negative if that is in the future."""
         timestamp = self.timestamp
+        # A time without an offset is in the time zone of [csv] timezone.
         if timestamp.tzinfo is None:
             timestamp = timestamp.replace(tzinfo=zone)
         return datetime.now(timezone.utc) - timestamp
 
     def open(self) -> LenientGzipFile | io.BufferedReader:
         """Return the content of the copy from its start, decompressed if it is gzip."""
+        # The preflight and the import each read the same copy, so it stays open.
         return open_content(io.FileIO(self.copy.fileno(), closefd=False))
 
     def original_changed(self) -> bool:
         """Return whether the original's size or modification time changed after it was copied.
 
-        If another file has taken its name, or it was removed, it has not changed.
+        If it was removed, or replaced by another file, it counts as unchanged.
         """
         if not self.original or not self.original_stat:
             return False
@@ -2340,6 +2429,24 @@ class InputFile:
             self.copy.close()
         if self.original:
             self.original.close()
+
+
+def describe_age(age: timedelta) -> str:
+    """Return an age in words, such as "26 days old" or "3 hours old"."""
+    # Up to a day ahead is fine, as clocks and time zones may differ.
+    if age < timedelta(0):
+        return f"from the future by {describe_duration(-age)}"
+    return f"{describe_duration(age)} old"
+
+
+def describe_duration(duration: timedelta) -> str:
+    hours = duration // timedelta(hours=1)
+    # "30 hours old" says more about a daily export than "1 day old".
+    if hours >= 48:
+        return pluralize(hours // 24, "day")
+    if hours:
+        return pluralize(hours, "hour")
+    return pluralize(duration // timedelta(minutes=1), "minute")
 
 
 def is_same_version(left: os.stat_result, right: os.stat_result) -> bool:
@@ -2371,10 +2478,10 @@ class StampedFile(NamedTuple):
 def parse_timestamp(name: str, time_format: str) -> datetime | None:
     """Return the time in a file's name, or None if the name doesn't match time_format.
 
-    strptime is lenient: as %Y%m%d it also reads 2026111, as 11 January, though 1 November is as
-    likely. So formatting the time again has to give the same name, apart from
-    leading zeros of a number, trailing zeros of a fraction, upper and lower case, and the spelling
-    of an offset.
+    strptime is lenient: for %Y%m%d it also accepts 2026111, as 11 January, although it could be
+    1 November. Therefore, formatting the time again has to give the same name, apart from leading
+    zeros of a number, trailing zeros of a fraction, upper and lower case, and the spelling of an
+    offset.
     """
     stem = export_name(name)
     try:
@@ -2390,6 +2497,7 @@ def parse_timestamp(name: str, time_format: str) -> datetime | None:
 def written_spellings(timestamp: datetime, time_format: str) -> set[str]:
     """Return the ways to write a timestamp in the format, normalized by `comparable_name`."""
     fraction = f"{timestamp.microsecond:06}"
+    # 09-05-00.500000 may also be written as 09-05-00.5, but not without any digit.
     shortest = max(1, len(fraction.rstrip("0")))
     choices = {
         "%f": [fraction[:length] for length in range(shortest, len(fraction) + 1)],
@@ -2404,6 +2512,7 @@ def offset_spellings(offset: str) -> list[str]:
     """Return the spellings that strptime reads as an offset such as "+0100"."""
     with_colons = offset[:1] + ":".join(re.findall("..", offset[1:]))
     spellings = [offset, with_colons]
+    # strptime reads each of these as an offset of zero.
     if offset == "+0000":
         spellings += ["Z", "-0000", "-00:00"]
     return spellings
@@ -2462,6 +2571,7 @@ def no_match_message(others: list[Candidate], time_format: str, location: str) -
     message = f"no file in {location} matches [file] time_format; expected a name like {example}"
     if not others:
         return message
+    # Prefer a CSV to other files, and of several the last one by name.
     closest = max(others, key=lambda other: (bool(export_name(other.name)), other.name))
     return f"{message}, found for example '{closest.name}'"
 
@@ -2473,15 +2583,16 @@ def run_in_background(
 ) -> Any:
     """Return what `action` returns, but raise RunAborted as soon as the run has to stop.
 
-    It runs in a daemon thread that is then abandoned: nothing ends a blocking read from a pipe,
-    a network disk, or a server that sends a byte now and then (botocore's read_timeout counts
-    from the last byte), and on Windows Ctrl-C doesn't interrupt one either.
+    It runs in a daemon thread that is then abandoned, because a blocking read can't be canceled,
+    whether from a pipe, a network disk, or a server that sends a byte now and then (botocore's
+    read_timeout counts from the last byte). On Windows, even Ctrl-C doesn't interrupt it.
     """
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def work() -> None:
         try:
             results.put(action())
+        # It is raised again below, in the thread that waits for the result.
         except BaseException as error:
             results.put(error)
 
@@ -2511,6 +2622,7 @@ def find_input(settings: Settings, should_stop: Callable[[], bool]) -> InputFile
     copy = open_temporary(settings)
     try:
         original = run_in_background(partial(open_original, path), should_stop)
+        # The status of the open file: by now, the name may belong to the next export.
         status = os.fstat(original.fileno())
         modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
         file = InputFile(
@@ -2525,6 +2637,7 @@ def find_input(settings: Settings, should_stop: Callable[[], bool]) -> InputFile
         copy_original(original, file, should_stop)
     except (OSError, ValueError) as error:
         raise RunAborted(unreadable_message(path, settings, error)) from None
+    # A pipe has neither a size nor a modification time that could be compared.
     if not file.is_pipe:
         file.original_stat = status
         try:
@@ -2538,7 +2651,7 @@ def find_input(settings: Settings, should_stop: Callable[[], bool]) -> InputFile
 def open_original(path: Path) -> IO[bytes]:
     """Open the original. If it is a named pipe, this blocks until something writes to it."""
     if str(path) == "/dev/stdin" and stat.S_ISFIFO(os.fstat(0).st_mode):
-        # Opened again, a named pipe would wait for another writer.
+        # Opening a named pipe again would wait for another writer.
         return open(0, "rb", buffering=0, closefd=False)
     return path.open("rb", buffering=0)
 
@@ -2546,7 +2659,7 @@ def open_original(path: Path) -> IO[bytes]:
 def copy_original(
     original: IO[bytes], file: InputFile, should_stop: Callable[[], bool]
 ) -> None:
-    """Copy the original. Raise InputInterrupted if the run stops meanwhile."""
+    """Copy the original. Raise InputInterrupted if the run stops before it is done."""
     try:
         run_in_background(partial(copy_stream, original, file.copy), should_stop)
     except RunAborted as error:
@@ -2563,7 +2676,7 @@ class InputInterrupted(RunAborted):
 
 class LocalPath(NamedTuple):
     path: Path
-    timestamp: datetime | None  # None: that of its last change
+    timestamp: datetime | None  # None: use the time of its last change
     note: str
 
 
@@ -2579,15 +2692,17 @@ def find_local_path(settings: Settings) -> LocalPath:
         newest = find_newest(candidates, time_format, f"the folder {folder}")
         return LocalPath(folder / newest.name, newest.timestamp, "")
     name = settings.file.name
+    # If the name is absolute, pathlib ignores the folder.
     in_folder = folder / name
     in_current = Path(name).absolute()
     note = ""
     try:
         path = in_folder if in_folder.exists() else in_current
         is_ambiguous = in_folder.exists() and in_current.exists()
+        # They are the same file if the [local] folder is the current one.
         if is_ambiguous and not in_folder.samefile(in_current):
             note = f"{name} is in the [local] folder and in the current one; using {in_folder}"
-    except (OSError, ValueError) as error:  # a ValueError is a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: the name contains a NUL
         raise RunAborted(unreadable_message(in_folder, settings, error)) from None
     return LocalPath(path, parse_timestamp(path.name, time_format), note)
 
@@ -2606,6 +2721,7 @@ def list_folder(folder: Path) -> list[Candidate]:
 
 
 def unreadable_message(path: Path, settings: Settings, error: Exception) -> str:
+    # The text of an OSError repeats the path, and has the number of the error.
     reason = getattr(error, "strerror", None) or error
     looked_in = ""
     if not settings.file.select_latest and not Path(settings.file.name).is_absolute():
@@ -2616,7 +2732,7 @@ def unreadable_message(path: Path, settings: Settings, error: Exception) -> str:
 
 
 def open_temporary(settings: Settings) -> IO[bytes]:
-    """Open an unnamed file for the copy; nothing of it is left behind, even after kill -9."""
+    """Open an unnamed file for the copy. It leaves nothing behind, even after kill -9."""
     folder = settings.aws.tmp_folder
     try:
         return tempfile.TemporaryFile(dir=folder or None)
@@ -2628,13 +2744,14 @@ def open_temporary(settings: Settings) -> IO[bytes]:
 
 
 def copy_stream(source: IO[bytes], target: IO[bytes]) -> None:
-    """Copy to the temporary file. Raise RunAborted if that can't be written."""
+    """Copy to the temporary file. Raise RunAborted if it can't be written."""
     while chunk := source.read(COPY_CHUNK):
         write_copy(target, chunk)
 
 
 def write_copy(target: IO[bytes], chunk: bytes) -> None:
     try:
+        # Flushed, so that a full disk is reported here rather than when the copy is read.
         target.write(chunk)
         target.flush()
     except OSError as error:
@@ -2645,7 +2762,7 @@ def write_copy(target: IO[bytes], chunk: bytes) -> None:
 
 
 def check_copy_is_complete(file: InputFile, should_stop: Callable[[], bool]) -> None:
-    """Raise RunAborted if the original changed while it was copied: it isn't finished yet."""
+    """Raise RunAborted if the original changed during the copy, so it isn't finished yet."""
     status = file.original_stat
     if not status:
         return
@@ -2653,8 +2770,10 @@ def check_copy_is_complete(file: InputFile, should_stop: Callable[[], bool]) -> 
         f"{file.name} is still being written (its size or modification time changed while it was "
         "read); try again when the export is finished"
     )
+    # The size also differs if a network disk delivered less than the whole file.
     if file.size != status.st_size or file.original_changed():
         raise RunAborted(message)
+    # The clock of a network disk may be ahead of this one, hence abs().
     has_changed_recently = abs(time.time() - status.st_mtime) < RECENT_CHANGE
     if has_changed_recently and not ends_with_line_ending(file.copy):
         # Its last line may be incomplete, with the rest still in the writer's buffer.
@@ -2666,9 +2785,10 @@ def check_copy_is_complete(file: InputFile, should_stop: Callable[[], bool]) -> 
 def ends_with_line_ending(copy: IO[bytes]) -> bool:
     """Return whether the copy ends with a line ending (in UTF-16, with NULs), or is a .gz."""
     copy.seek(0)
-    if copy.read(2) == b"\x1f\x8b":
+    if copy.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
         return True  # an incomplete .gz fails to decompress
     size = copy.seek(0, os.SEEK_END)
+    # In UTF-32, a line feed has four bytes.
     copy.seek(max(0, size - 4))
     return copy.read().strip(b"\0").endswith((b"\n", b"\r"))
 
@@ -2688,6 +2808,7 @@ class S3Download:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.bucket = settings.aws.bucket
+        # "exports/users/", or "" for the top level of the bucket.
         self.folder = f"{settings.aws.folder.strip('/')}/".lstrip("/")
         self.location = f"s3://{self.bucket}/{self.folder}"
         self.last_progress = time.monotonic()
@@ -2711,13 +2832,14 @@ class S3Download:
             else:
                 key += self.settings.file.name
             return self.download(client, key)
+        # botocore raises a plain ValueError if endpoint_url is invalid.
         except (BotoCoreError, ClientError, ValueError, OSError) as error:
             raise RunAborted(
                 f"s3://{self.bucket}/{key}: {describe_s3_error(error)}"
             ) from None
 
     def make_client(self) -> Any:
-        # Imported only here, as it takes half a second that runs on local files don't need.
+        # Imported only here, because it takes half a second and runs on local files don't need it.
         try:
             import boto3
             from botocore.config import Config
@@ -2731,6 +2853,7 @@ class S3Download:
         session_token = None
         if aws.access_key == os.environ.get("AWS_ACCESS_KEY_ID"):
             session_token = os.environ.get("AWS_SESSION_TOKEN")
+        # boto3 looks up anything that is None here: environment, ~/.aws, the machine's role.
         client = boto3.client(
             "s3",
             aws_access_key_id=aws.access_key or None,
@@ -2760,6 +2883,7 @@ class S3Download:
         for page in pages:
             self.last_progress = time.monotonic()
             for item in page.get("Contents", ()):
+                # S3's console represents a folder by an empty object, whose name is blank here.
                 name = item["Key"][len(self.folder) :]
                 candidates.append(Candidate(name, item["LastModified"].timestamp()))
         return find_newest(candidates, self.settings.file.time_format, self.location)
@@ -2830,7 +2954,7 @@ def refuse_redirect(
 
 
 def describe_s3_error(error: Exception) -> str:
-    """Explain an error of S3 or boto3, and add S3's own message."""
+    """Explain an error from S3 or boto3, and add the message that S3 sent."""
     response = getattr(error, "response", None) or {}
     details = response.get("Error", {})
     operation = getattr(error, "operation_name", "")
@@ -2854,14 +2978,21 @@ MAX_RECORD_SIZE = 2**20  # characters
 csv.field_size_limit(8 * MAX_RECORD_SIZE)
 
 # Zero-width characters: NUL, soft hyphen, joiners, fillers, direction marks, byte-order mark.
-INVISIBLE = re.compile(
-    "[\0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\u3164\ufeff\uffa0]"
+INVISIBLE = (
+    "\0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u3164\ufeff\uffa0"
+    + "".join(
+        map(
+            chr,
+            (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070)),
+        )
+    )
 )
-BASIC_PLANE = "".join(map(chr, range(2**16)))
-WHITESPACE = filter(str.isspace, BASIC_PLANE)
-STRIPPABLE = "".join([*WHITESPACE, *INVISIBLE.findall(BASIC_PLANE)])
+WITHOUT_INVISIBLE = str.maketrans("", "", INVISIBLE)
+# No character above U+3000, the blank of Chinese and Japanese texts, is white space.
+WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))
+STRIPPABLE = WHITESPACE + INVISIBLE
 STRIPPABLE_ASCII = "".join(filter(str.isascii, STRIPPABLE))
+# Half of a UTF-16 character. On its own it is invalid, but "surrogatepass" lets it through.
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 # UTF-32 comes before UTF-16, whose little-endian mark is the start of UTF-32's.
@@ -2887,11 +3018,14 @@ COMPRESSED = "a compressed file; decompress it"
 BINARY_DATA = "a binary data file; export the data as CSV"
 FILE_SIGNATURES = {
     GZIP_MAGIC: "gzip-compressed more than once; decompress it",
+    # An .xlsx file is a zip archive; the other two are an empty archive and a split one.
     rb"PK(\x03\x04|\x05\x06|\x07\x08)": "an Excel workbook or zip archive; export the sheet as CSV",
     rb"\xd0\xcf\x11\xe0\xa1\xb1": "an old Excel workbook; export the sheet as CSV",
     rb"%PDF-": "a PDF; export the data as CSV",
     rb"BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf|\x1f\x9d|Rar!\x1a": COMPRESSED,
+    # PAR1 or ORC may also begin a heading, but not with binary data after it.
     rb"PAR1[^\t -~]|ORC[^\t -~]|Obj\x01|SQLite format 3\0|ARROW1\0": BINARY_DATA,
+    # tar's magic is at offset 257, after the name and other properties of the first file.
     rb".{257}ustar": "a tar archive; extract the CSV",
     rb"([^\0]\0\0\0){3}": "UTF-32 without a byte-order mark; set [csv] encoding = utf-32-le",
     rb"(\0\0\0[^\0]){3}": "UTF-32 without a byte-order mark; set [csv] encoding = utf-32-be",
@@ -2943,8 +3077,8 @@ class LineScan(NamedTuple):
     """The result of `QuoteScanner.scan` for a line."""
 
     text: str  # without blanks around quoted cells
-    is_open: bool = False  # a quoted cell continues on the next line,
-    opens: bool = False  # and it begins on this one
+    is_open: bool = False  # a quoted cell continues on the next line
+    opens: bool = False  # that cell begins on this line
 
 
 class LenientGzipFile(gzip.GzipFile):
@@ -2989,10 +3123,11 @@ class UnclosedStream(io.RawIOBase):
 
 
 def describe_foreign_format(head: bytes, name: str, encoding: str = "utf-8") -> str:
-    """Say what the file is if its first bytes aren't CSV, and what to do; otherwise return ""."""
+    """Return what the file is, and what to do, if its first bytes aren't CSV; otherwise ""."""
     bom = next((bom for bom in BOMS if head.startswith(bom)), b"")
     encoding = BOMS.get(bom, encoding)
     head = head[len(bom) :]
+    # HTML and the like may be in UTF-16 too; the signatures are those of ASCII characters.
     if encoding.startswith(("utf-16", "utf-32")):
         head = head.decode(encoding, "ignore").encode("utf-8", "ignore")
     text = head.decode("utf-8", "replace").lstrip(STRIPPABLE)
@@ -3033,33 +3168,30 @@ def clean_cell(cell: str) -> str:
     """Strip whitespace and invisible characters, and unwrap a spreadsheet's ="00123"."""
     strippable = STRIPPABLE
     if cell.isascii():
-        # Faster, as each character is compared to fewer others.
+        # This is faster, because each character is compared with fewer others.
         strippable = STRIPPABLE_ASCII
     cell = cell.strip(strippable)
     if not (cell.startswith('="') and cell.endswith('"') and len(cell) > 2):
         return cell
     content = cell[2:-1]
     if '"' in content.replace('""', ""):
-        return cell  # more than one text: a formula such as ="a"&"b"
+        return cell  # more than one string: a formula such as ="a"&"b"
     return content.replace('""', '"').strip(STRIPPABLE)
 
 
-def clean_special_cells(cells: list[str]) -> None:
-    """Complete the cleaning of cells that have no NULs, and that str.strip has stripped."""
-    for column, cell in enumerate(cells):
-        if not cell.isascii() or cell.startswith("="):
-            cells[column] = clean_cell(cell)
-
-
-def may_have_text_formula(text: str) -> bool:
-    """Return whether there may be a cell such as ="00123" in the text."""
-    # The first test is faster, and enough for most texts.
-    return "=" in text and '="' in text
+def needs_cleaning(text: str) -> bool:
+    """Return whether a text may have cells for which str.strip is not enough."""
+    # The first test is faster than the second, and enough for most texts.
+    if "=" in text and '="' in text:
+        return True
+    if text.isascii():
+        return False
+    return any(character in text for character in INVISIBLE)
 
 
 def normalize_heading(heading: str) -> str:
     """Normalize a heading so that headings that look alike compare equal."""
-    visible = INVISIBLE.sub("", clean_cell(heading))
+    visible = clean_cell(heading).translate(WITHOUT_INVISIBLE)
     return " ".join(unicodedata.normalize("NFC", visible).split())
 
 
@@ -3111,6 +3243,7 @@ def decode_ascii_superset(
     """
     for raws in lines:
         block = b"".join(raws)
+        # The usual case, in which no line can have invalid bytes.
         if block.isascii():
             yield Batch(raws, map(bytes.decode, raws), block.decode("ascii"))
             continue
@@ -3176,6 +3309,7 @@ def split_like(texts: list[str], raw: bytes, encoding: str) -> Iterator[bytes]:
     missing = 0  # characters of this text that haven't been decoded yet
     for text in texts[:-1]:
         missing += len(text)
+        # Byte by byte, since an escape sequence such as iso2022_kr's gives no character at all.
         while missing > 0 and end < len(raw):
             missing -= len(decoder.decode(raw[end : end + 1]))
             end += 1
@@ -3185,12 +3319,13 @@ def split_like(texts: list[str], raw: bytes, encoding: str) -> Iterator[bytes]:
 
 
 class QuoteScanner:
-    """Prepares lines for csv.reader, which is stricter about blanks, and laxer about escapes."""
+    """Prepares lines for csv.reader, which is stricter about blanks and laxer about escapes."""
 
     def __init__(self, csv_format: CsvFormat) -> None:
         self.quote = csv_format.quote
         self.escape = csv_format.escape
         self.delimiter = csv_format.delimiter
+        # A tab or a space that is the delimiter is no blank.
         blanks = {" ": "", "\t": " "}.get(self.delimiter, " \t")
         quote = re.escape(self.quote)
         delimiter = re.escape(self.delimiter)
@@ -3204,7 +3339,7 @@ class QuoteScanner:
         escape = re.escape(self.escape)
         literal = f"{escape}|{delimiter}|{quote or QUOTE_OF_WRITERS}"
         self.escapes = re.compile(f"({escape}(?:{literal}))|({escape})")
-        # csv.reader itself skips spaces before a quote, if told so.
+        # csv.reader can skip spaces before a quote (skipinitialspace), but not tabs.
         self.has_spaces_around_quotes = bool(self.quote) and " " in blanks
         self.has_tabs_around_quotes = bool(self.quote) and "\t" in blanks
 
@@ -3226,8 +3361,9 @@ class QuoteScanner:
         return self.quote + "\t" in text or "\t" + self.quote in text
 
     def prepare(self, line: str, is_open: bool) -> str:
-        """Return a line in the form that csv.reader needs. `is_open`: it begins inside quotes."""
-        # csv.reader before Python 3.11 rejects NULs. A byte-order mark is where files were joined.
+        """Return a line as csv.reader needs it. `is_open` means that it begins inside quotes."""
+        # csv.reader before Python 3.11 rejects NULs. A byte-order mark appears where files
+        # were joined.
         line = line.replace("\0", "").removeprefix("\ufeff")
         if self.escape and self.escape in line:
             line = self.double_ordinary_escapes(line, is_open)
@@ -3264,6 +3400,7 @@ class QuoteScanner:
         while position < len(line):
             if not is_open:
                 opening = self.opening.match(line, position)
+                # Quotes inside an unquoted cell, as in `Bo 5'11"`, are ordinary characters.
                 if not opening:
                     end = self.end_of_unquoted(line, position)
                     kept.write(line[position:end])
@@ -3279,7 +3416,7 @@ class QuoteScanner:
             kept.write(line[position:closing])
             is_open = False
             after = self.after_closing.match(line, closing)
-            if not after:  # malformed; csv.reader will say so
+            if not after:  # malformed; csv.reader will report it
                 kept.write(line[closing:])
                 break
             position = self.end_of_unquoted(line, after.end())
@@ -3317,7 +3454,7 @@ class QuoteScanner:
 class CsvReader:
     """Iterates over the records of a CSV file, except blank lines.
 
-    Raises RunAborted if reading can't go on.
+    Raises RunAborted if it can't continue.
     """
 
     def __init__(
@@ -3328,9 +3465,11 @@ class CsvReader:
         self._stream = stream
         self._lines_read = 0
         self._read_error = ""
+        # Read now, because the start of the file decides how all of it is decoded.
         self.head = self._read_block()
         self.bom = next((bom for bom in BOMS if self.head.startswith(bom)), b"")
         configured = codecs.lookup(csv_format.encoding).name
+        # A byte-order mark takes precedence over the setting.
         self.encoding = BOMS.get(
             self.bom, ENCODING_WITHOUT_BOM.get(configured, configured)
         )
@@ -3361,11 +3500,13 @@ class CsvReader:
                     raw = take_line()
                     if line_count > 1:
                         raw = self._complete_record(raw, line, line_count)
-                    cells = [cell.strip() for cell in raw_cells]
-                    if not self._is_plain:
-                        clean_special_cells(cells)
+                    if self._is_plain:
+                        cells = [cell.strip() for cell in raw_cells]
+                    else:
+                        cells = [clean_cell(cell) for cell in raw_cells]
                     if self._invalid_lines and self._has_invalid_line(line, line_count):
                         yield Row(line, raw, cells, self._encoding_error(), line_count)
+                    # csv.reader returns [] for a blank line, and [""] for one of spaces.
                     elif len(cells) > 1 or (cells and cells[0]):
                         yield Row(line, raw, cells, "", line_count)
                     line += line_count
@@ -3376,8 +3517,8 @@ class CsvReader:
                 )
             yield row
             line += row.line_count
-            # After an error, csv.reader would go on with the next line as well, but the last line
-            # of this record may have to be read again.
+            # After an error, the same csv.reader could continue with the next line, but the last
+            # line of this record may have to be read again.
             reader = self._parse(itertools.chain(self._lines_to_repeat, lines))
             lines_parsed = 0
 
@@ -3386,6 +3527,8 @@ class CsvReader:
         options: dict[str, Any] = {"quotechar": self.format.quote}
         if not self.format.quote:
             options = {"quotechar": None, "quoting": csv.QUOTE_NONE}
+        # Without strict, a quote that is still open at the end of the file would be no error, and
+        # without skipinitialspace, a quote after a space would be part of the cell.
         return csv.reader(
             lines,
             strict=True,
@@ -3402,12 +3545,11 @@ class CsvReader:
                 self._check_unfinished(b"")
                 self._check_lines(batch)
                 needs_preparation = self._scanner.needs_preparation(batch.text)
-                # A record that began in an earlier batch is cleaned as carefully as that one.
+                # A record that began in an earlier batch needs the same cleaning as that batch.
                 self._is_plain = (
                     (self._is_plain or not self._raws)
                     and not needs_preparation
-                    and batch.text.isascii()
-                    and not may_have_text_formula(batch.text)
+                    and not needs_cleaning(batch.text)
                 )
                 if needs_preparation or batch.invalid:
                     yield from self._prepare_one_by_one(batch)
@@ -3424,7 +3566,7 @@ class CsvReader:
             self._lines_read += 1
             if index in batch.invalid:
                 self._invalid_lines.add(self._lines_read)
-            # Of the earlier lines, only those of the current record are left.
+            # The only earlier lines still in _raws are those of the current record.
             is_open = bool(self._raws)
             self._raws.append(batch.raws[index])
             yield [self._scanner.prepare(text, is_open)]
@@ -3434,6 +3576,7 @@ class CsvReader:
         blocks = self._blocks()
         check = self._check_unfinished
         if self.encoding.startswith(("utf-16", "utf-32")):
+            # With surrogatepass, invalid UTF-16 costs only its own rows, not the whole file.
             pieces = codecs.iterdecode(blocks, self.encoding, "surrogatepass")
             return decode_wide(
                 complete_lines(pieces, split_text, "\n", check), self.encoding
@@ -3459,7 +3602,7 @@ class CsvReader:
     def _read_block(self) -> bytes:
         """Return about BLOCK_SIZE bytes, fewer at the end of the file.
 
-        A .gz yields smaller blocks. If reading fails, the bytes before that are returned first.
+        A .gz yields smaller blocks. If reading fails, the bytes read so far are returned first.
         """
         block = b""
         if self._read_error:
@@ -3467,6 +3610,7 @@ class CsvReader:
         try:
             while len(block) < BLOCK_SIZE and (piece := self._stream.read1(BLOCK_SIZE)):
                 block += piece
+        # BadGzipFile is an OSError as well, so these come first.
         except (EOFError, zlib.error, gzip.BadGzipFile):
             self._read_error = "is truncated or corrupt"
         except OSError as error:
@@ -3476,14 +3620,15 @@ class CsvReader:
         return block
 
     def _complete_record(self, first_raw: bytes, line: int, line_count: int) -> bytes:
-        """Return the bytes of a record of several lines."""
+        """Return the bytes of a record that spans several lines."""
         raws = [first_raw]
         raws.extend(self._raws.popleft() for _ in range(line_count - 1))
         self._check_record(raws, line)
         return b"".join(raws)
 
     def _check_unfinished(self, unfinished: bytes | str) -> None:
-        """Raise RunAborted if the record that is being read is too long already."""
+        """Raise RunAborted if the record that is being read is already too long."""
+        # A text never has more characters than bytes; _check_record counts exactly.
         if sum(map(len, self._raws)) + len(unfinished) <= MAX_RECORD_SIZE:
             return
         if isinstance(unfinished, str):
@@ -3505,9 +3650,11 @@ class CsvReader:
         if size <= MAX_RECORD_SIZE:
             return
         limit = f"{MAX_RECORD_SIZE:,} characters"
+        # The line itself is too long: there is none after it, or none with any bytes yet.
         if not any(raws[1:]):
             self._abort(f"line {line} is longer than {limit}")
         opened = self._find_open_quote(raws)
+        # A quote is to blame only if it has been open for that long.
         size_within_quote = len(self._decode_leniently(b"".join(raws[opened:])))
         if size_within_quote > MAX_RECORD_SIZE:
             self._abort(
@@ -3520,7 +3667,7 @@ class CsvReader:
         raise RunAborted(f"{self.name}: {reason}")
 
     def _has_invalid_line(self, line: int, line_count: int) -> bool:
-        """Return whether a line of the record has invalid bytes; forget it if so."""
+        """Return whether a line of the record has invalid bytes, and forget such lines."""
         invalid = self._invalid_lines.intersection(range(line, line + line_count))
         self._invalid_lines -= invalid
         return bool(invalid)
@@ -3529,9 +3676,10 @@ class CsvReader:
         return f"{INVALID_BYTES} {self.encoding}; check [csv] encoding"
 
     def _reject_record(self, line: int, line_count: int, error: str) -> Row:
-        """Return a row for a record that csv.reader refused after `line_count` lines."""
+        """Return a row for a record that csv.reader rejected after `line_count` lines."""
         self._lines_to_repeat = []
         raws = [self._raws.popleft() for _ in range(line_count)]
+        # "unexpected end of data": a quote is open, or nothing follows an escape.
         if "unexpected end" in error:
             if self.format.quote:
                 opened = self._find_open_quote(raws)
@@ -3545,7 +3693,7 @@ class CsvReader:
         last_text = self._decode_leniently(raws[-1])
         if line_count > 1 and self._scanner.begins_with_opening_quote(last_text):
             # In `u1,"Ada` above `u2,"Bo"`, the quote before Ada was never closed, and csv.reader
-            # took the one before Bo for its end. The last line is a record of its own.
+            # mistook the one before Bo for the closing one. The last line is a separate record.
             reason = "malformed quotes: an opening quote is never closed"
             self._raws.appendleft(raws.pop())
             self._lines_to_repeat = [self._scanner.prepare(last_text, is_open=False)]
@@ -3566,11 +3714,11 @@ class CsvReader:
         return opened
 
     def _decode_leniently(self, raw: bytes) -> str:
-        """Decode bytes of which some may be invalid."""
+        """Decode bytes, some of which may be invalid."""
         return raw.decode(self.encoding, "replace")
 
 
-# An e-mail address between blanks and stray quotes.
+# An e-mail address, after the blanks and stray quotes around it have been stripped.
 EMAIL_CELL = r"[^@\s]+@[^@\s]+"
 
 
@@ -3583,12 +3731,12 @@ class ExpectedRow(NamedTuple):
     first_id: str = ""  # of the record in question
 
 
-def swallows_rows(
+def contains_joined_rows(
     lines: list[str], csv_format: CsvFormat, expected: ExpectedRow
 ) -> bool:
-    """Return whether each line of a record looks like a row: a stray quote has joined rows.
+    """Return whether each line of a record looks like a row, because a stray quote joined them.
 
-    In `u1,"Ada,a@example.com` above `u2,Bo 5'11",b@example.com`, the quotes enclose no cell.
+    In `u1,"Ada,a@example.com` above `u2,Bo 5'11",b@example.com`, the quotes don't enclose a cell.
     """
     strippable = STRIPPABLE + csv_format.quote
     for line in lines:
@@ -3614,13 +3762,14 @@ def id_form(text: str) -> tuple[bool, bool]:
 #### Mapping rows to users
 
 NO_ATTRIBUTES: UserPayload = {}
+# With the section, because a custom attribute may be called email, too.
 IDENTITY_PLACES = ("[user] user_id", "[user] email", "[user] id")
 # If at least this share of a file's rows end with blank cells, such rows are normal.
 USUAL_WIDTH_SHARE = 0.9
 ROWS_SEARCHED_FOR_HEADINGS = 20
 
 
-# Faster to read than a tuple, which counts here, as it is done for every cell.
+# Its attributes are faster to read than those of a tuple, and they are read for every cell.
 @dataclass(frozen=True, slots=True)
 class Column:
     """A mapped column."""
@@ -3633,7 +3782,7 @@ class Column:
 
 
 class OmittedCell(NamedTuple):
-    """A cell that isn't of its type, so that the user is sent without it."""
+    """A cell that doesn't match the type of its column. The user is sent without it."""
 
     mapping: FieldMapping
     cell: str
@@ -3644,7 +3793,7 @@ class OmittedCell(NamedTuple):
 class MappedRow:
     """The result of mapping a row."""
 
-    user: UserPayload  # with keys of FIELDS; those of blank and of invalid cells are missing
+    user: UserPayload  # keys are from FIELDS; blank and invalid cells have none
     omitted: list[OmittedCell]
 
 
@@ -3653,22 +3802,22 @@ class CsvTable:
     """An open CSV file, its headings, and the columns that are mapped to fields."""
 
     reader: CsvReader
-    records: Iterator[Row]  # those of the reader, which can be read only once
+    records: Iterator[Row]  # from the reader; they can be read only once
     content: LenientGzipFile | io.BufferedReader
     headings: list[str]  # normalized
     heading_raw: bytes = b""  # the heading row as it is in the file, if it has one
     first_row: Row | None = None  # already read, if the file has no heading row
     columns: list[Column] = field(default_factory=list)
     constants: UserPayload = field(default_factory=dict)
-    null_words: frozenset[str] = frozenset([""])
-    # How many cells a row may have if there are more than headings, and they are blank; 0: none.
+    null_words: frozenset[str] = frozenset()  # those of [csv] empty
+    # The number of cells a row may have if those beyond the headings are blank; 0: no extra cells.
     accepted_width: int = 0
 
     def __post_init__(self) -> None:
         # Comparing every row with all headings would take longer than reading it, so rows are
         # first compared in one column, and there by two characters. The longest heading is the
-        # least likely to begin and end like a cell below it; the first may be blank, as that of a
-        # data frame's index is.
+        # least likely to begin and end like a cell below it; the first may be blank, like that
+        # of a data frame's index.
         probe_heading = max(self.headings, key=len, default="")
         self.probe = 0
         if self.headings:
@@ -3684,7 +3833,7 @@ class CsvTable:
 
     @staticmethod
     def fold(headings: Iterable[str]) -> str:
-        """Return normalized headings in a form that ignores case and blank ones at the end."""
+        """Return normalized headings as one text, ignoring case and trailing blank headings."""
         return "\0".join(headings).rstrip("\0").casefold()
 
     def is_heading_row(self, cells: list[str]) -> bool:
@@ -3698,7 +3847,7 @@ class CsvTable:
         return self.fold(map(normalize_heading, cells)) == self.folded_headings
 
     def rows(self) -> Iterator[Row]:
-        """Yield the rows below the headings, but no blank ones and no repeated headings."""
+        """Yield the rows below the headings, except blank rows and repeated headings."""
         if self.first_row:
             yield self.first_row
         probe = self.probe
@@ -3719,6 +3868,7 @@ class CsvTable:
 
 def split_words(text: str) -> list[str]:
     """Split a comma-separated value of config.ini."""
+    # csv.reader, so that quotes may enclose a heading with a comma: "Name, first",Email
     return next(csv.reader([text]), [])
 
 
@@ -3726,6 +3876,7 @@ def open_csv(file: InputFile, settings: Settings) -> CsvTable:
     """Open the CSV and resolve its headings. Raise RunAborted if they don't match the settings."""
     content = file.open()
     reader = CsvReader(file.name, content, settings.csv_format)
+    # A workbook or a login page has no headings, so its format is named first.
     if problem := describe_foreign_format(reader.head, file.name, reader.encoding):
         raise RunAborted(problem)
     if not reader.head:
@@ -3734,14 +3885,16 @@ def open_csv(file: InputFile, settings: Settings) -> CsvTable:
         normalize_heading(word) for word in split_words(settings.csv.headings)
     ]
     records = iter(reader)
+    # Blank rows may be above the headings. An unreadable row may be the headings themselves.
     first = next((row for row in records if any(row.cells) or row.error), None)
     if set_headings:
         table = CsvTable(reader, records, content, set_headings)
-        # The headings may be set although the file has them too.
+        # [csv] headings may be set even though the file has a heading row.
         if first and table.is_heading_row(first.cells):
             table.heading_raw = first.raw
         else:
             table.first_row = first
+    # It isn't of 0 bytes, but has nothing except blank lines.
     elif not first:
         raise RunAborted(f"{file.name} is empty: it has no headings")
     elif first.error:
@@ -3752,8 +3905,9 @@ def open_csv(file: InputFile, settings: Settings) -> CsvTable:
     else:
         headings = [normalize_heading(cell) for cell in first.cells]
         table = CsvTable(reader, records, content, headings, heading_raw=first.raw)
-    words = {clean_cell(word) for word in split_words(settings.csv.empty)}
-    table.null_words = frozenset({"", *words})
+    words = split_words(settings.csv.empty)
+    # They are cleaned as cells are, so that they compare equal.
+    table.null_words = frozenset(clean_cell(word) for word in words)
     resolve_columns(table, file, settings)
     return table
 
@@ -3761,6 +3915,7 @@ def open_csv(file: InputFile, settings: Settings) -> CsvTable:
 def resolve_columns(table: CsvTable, file: InputFile, settings: Settings) -> None:
     """Find the column of each mapping. Raise RunAborted, listing every mismatch."""
     mappings = settings.mappings
+    # If [user] is blank, the fields among the headings map to themselves.
     if all(mapping.is_attribute for mapping in mappings):
         mappings = [*default_mappings(table.headings, settings), *mappings]
     problems = heading_problems(mappings, table, file, settings)
@@ -3770,6 +3925,7 @@ def resolve_columns(table: CsvTable, file: InputFile, settings: Settings) -> Non
         )
     for mapping in mappings:
         if not mapping.is_constant:
+            # The heading is there exactly once; otherwise the run would have stopped above.
             table.columns.append(
                 Column(
                     position=table.headings.index(mapping.heading),
@@ -3779,6 +3935,7 @@ def resolve_columns(table: CsvTable, file: InputFile, settings: Settings) -> Non
                     mapping=mapping,
                 )
             )
+        # A constant that is '' has no value, and is never sent.
         elif mapping.value is not None:
             values = table.constants
             if mapping.is_attribute:
@@ -3803,7 +3960,7 @@ def heading_problems(
     columns = [mapping for mapping in mappings if not mapping.is_constant]
     missing = [mapping for mapping in columns if mapping.heading not in headings]
     has_identity = any(mapping.place in IDENTITY_PLACES for mapping in mappings)
-    # It's the wrong file, or the wrong delimiter: a line for each heading would not help.
+    # It's probably the wrong file or delimiter, so a line for each heading would not help.
     if not has_identity or len(missing) * 2 > len(columns):
         return headings_overview(columns, missing, table, file, settings)
     problems = [heading_problem(mapping, headings) for mapping in mappings]
@@ -3812,6 +3969,7 @@ def heading_problems(
 
 def heading_problem(mapping: FieldMapping, headings: list[str]) -> str:
     """Return why a mapping doesn't match the headings, or ""."""
+    # 'Full name' in single quotes was probably meant to be the column, not the same text for all.
     if mapping.is_constant:
         heading = normalize_heading(mapping.constant)
         if heading and heading in headings:
@@ -3838,14 +3996,16 @@ def headings_overview(
     file: InputFile,
     settings: Settings,
 ) -> list[str]:
-    """Describe the mismatch as a whole: the file's headings, and what none of them matches."""
+    """Describe the mismatch as a whole: the unmatched mappings, and the file's headings."""
     unmatched = "no column is user_id, email or id"
     if missing:
         lines_of_config = [f"{each.name} = {each.heading}" for each in missing]
         unmatched = f"no column for {', '.join(lines_of_config)[:500]}"
+    # Cut, because a file without line endings would have all its text in the headings.
     found = f"the file's headings are {', '.join(table.headings)[:500]}"
     lines = [unmatched, found]
     wanted = {mapping.heading for mapping in columns}
+    # If config.ini names no heading at all, any field among them will do.
     if not wanted:
         wanted = set(IDENTITY_FIELDS)
     if advice := find_headings_elsewhere(file, settings, wanted):
@@ -3858,11 +4018,14 @@ def find_headings_elsewhere(
 ) -> str:
     """Look for the headings further down, or with another delimiter; return advice, or "".
 
-    A report's title may be above them, or `sep=;`, which tells Excel the delimiter.
+    A report's title may be above them, or `sep=;`, which sets the delimiter for Excel.
     """
-    own = settings.csv.delimiter
-    for name in (own, ",", ";", "tab", "|"):
-        csv_format = replace(settings.csv_format, delimiter=name.replace("tab", "\t"))
+    configured = settings.csv_format
+    # The configured delimiter comes first: if it finds them, nothing has to be set.
+    for delimiter in (configured.delimiter, ",", ";", "\t", "|"):
+        if delimiter in (configured.quote, configured.escape):
+            continue  # csv.reader raises ValueError from Python 3.13 on
+        csv_format = replace(configured, delimiter=delimiter)
         try:
             reader = CsvReader(file.name, file.open(), csv_format)
             rows = list(itertools.islice(reader, ROWS_SEARCHED_FOR_HEADINGS))
@@ -3877,7 +4040,8 @@ def find_headings_elsewhere(
                 advice.append(
                     f"the headings are on line {row.line}: remove the lines above"
                 )
-            if name != own:
+            if delimiter != configured.delimiter:
+                name = delimiter.replace("\t", "tab")
                 advice.append(f"set [csv] delimiter = {name}")
             return ", and ".join(advice)
     return ""
@@ -3896,6 +4060,7 @@ def map_row(row: Row, table: CsvTable) -> MappedRow:
     Raise RowRejected if the row can't be imported.
     """
     cells = row.cells
+    # Neither its cells nor their number can be trusted: invalid bytes, or malformed quotes.
     if row.error:
         raise RowRejected(row.error)
     is_short = len(cells) < len(table.headings)
@@ -3907,10 +4072,10 @@ def map_row(row: Row, table: CsvTable) -> MappedRow:
     # In `u2,gold` under `user_id,joined,plan`, a cell is missing in the middle.
     if is_short and any(each.mapping.type_name != "string" for each in mapped.omitted):
         raise wrong_cell_count(row, table)
-    if row.line_count > 1 and is_swallowed_record(row, table):
+    if row.line_count > 1 and is_joined_record(row, table):
         raise RowRejected(
             "a stray quote joined several rows",
-            "each of its lines is a row of its own; fix the quote that joins them",
+            "each of its lines is a separate row; fix the quote that joins them",
         )
     check_identity_fields(mapped.user, cells)
     return mapped
@@ -3918,6 +4083,7 @@ def map_row(row: Row, table: CsvTable) -> MappedRow:
 
 def convert_cells(cells: list[str], table: CsvTable) -> MappedRow:
     """Convert the mapped cells to the values of a user."""
+    # Copies, as all rows share the constants.
     user = table.constants.copy()
     attributes = user.pop("custom_attributes", NO_ATTRIBUTES).copy()
     omitted: list[OmittedCell] = []
@@ -3925,10 +4091,11 @@ def convert_cells(cells: list[str], table: CsvTable) -> MappedRow:
     # The field of an empty cell is omitted: an import never erases data.
     for column in table.columns:
         cell = cells[column.position]
-        if cell in null_words:
+        if not cell or (null_words and cell in null_words):
             continue
         try:
             value = column.convert(cell)
+        # A mangled id raises RowRejected instead, which ends the row.
         except ValueError as error:
             omitted.append(OmittedCell(column.mapping, cell, str(error)))
             continue
@@ -3962,7 +4129,7 @@ def wrong_cell_count(row: Row, table: CsvTable) -> RowRejected:
 
 
 def check_extra_cells(row: Row, table: CsvTable) -> None:
-    """Raise RowRejected for more cells than headings, unless nearly all rows have them, blank.
+    """Raise RowRejected for extra cells, unless they are blank and nearly all rows have them.
 
     An export that ends each row with a comma is fine. In `u2,Lovelace, Ada,pro,`, a comma that
     isn't quoted has shifted the cells after it.
@@ -3983,6 +4150,7 @@ def pad_short_row(row: Row, table: CsvTable) -> list[str]:
     identities = [
         each.position for each in columns if each.mapping.place in IDENTITY_PLACES
     ]
+    # Without each of its identity cells, the row may be the end of another one.
     is_cut_off = any(position >= len(cells) for position in identities)
     if is_cut_off or not any(cells[position] for position in identities):
         raise wrong_cell_count(row, table)
@@ -3998,18 +4166,21 @@ def pad_short_row(row: Row, table: CsvTable) -> list[str]:
     return cells + [""] * (len(table.headings) - len(cells))
 
 
-def is_swallowed_record(row: Row, table: CsvTable) -> bool:
-    """Return whether each line of a multi-line record looks like a row of its own."""
+def is_joined_record(row: Row, table: CsvTable) -> bool:
+    """Return whether each line of a multi-line record looks like a separate row."""
     expected = ExpectedRow(width=len(table.headings))
     for column in table.columns:
         place = column.mapping.place
+        # An id identifies the rows only if there is no user_id.
         has_id = expected.id_column is not None
         if place == "[user] user_id" or (place == "[user] id" and not has_id):
             first_id = row.cells[column.position]
             expected = expected._replace(id_column=column.position, first_id=first_id)
         elif place == "[user] email":
             expected = expected._replace(email_column=column.position)
-    return swallows_rows(table.reader.text_lines(row), table.reader.format, expected)
+    return contains_joined_rows(
+        table.reader.text_lines(row), table.reader.format, expected
+    )
 
 
 def is_email(cell: str) -> bool:
@@ -4030,6 +4201,7 @@ def identity_label(row: Row, table: CsvTable) -> str:
             found[column.name] = row.cells[column.position]
     for name in IDENTITY_FIELDS:
         if found.get(name):
+            # If the row was rejected because of its id, that may have any length.
             return f"{name}={found[name][:MAX_IDENTITY]}"
     return ""
 
@@ -4047,16 +4219,17 @@ def identity_keys(user: UserPayload) -> list[str]:
 
 
 def identity_key(user: UserPayload) -> str:
-    """Return the key by which Intercom looks a user up first, or "" without an identity."""
+    """Return the first of a user's identity keys, or "" without an identity."""
     return next(iter(identity_keys(user)), "")
 
 
 #### Evidence about columns
 
 MIN_SAMPLE = 10  # values; fewer may all be wrong by chance
-# Values that can't be read otherwise, plain integers and UNIX seconds: so many settle a column.
+# This many values that can be read in only one way, such as UNIX seconds, settle a column.
 ENOUGH_VALID = 10_000
 MAX_SHOWN = 60  # characters of a value in a message
+# About 27 years of days; or as many values, if the dates aren't at their start.
 MAX_REMEMBERED_DAYS = 10_000
 # ISO 8601, or a format that begins with a date in digits
 NUMERIC_DATE_FIRST = r"$|%[Yymd]\W%[Yymd]\W%[Yymd]"
@@ -4071,6 +4244,7 @@ class Example:
     reason: str = ""
 
     def __str__(self) -> str:
+        # repr escapes control characters; its quotes are removed, as messages have their own.
         return repr(self.cell[:MAX_SHOWN])[1:-1]
 
 
@@ -4087,12 +4261,15 @@ MAX_SHAPE = 90  # JavaScript's dates have 60 characters, with the name of the ti
 PIECE = "0+|[A-Za-z]+|[^0A-Za-z]"
 ZONE_OF_TIME = r"(?P<zone> ?(?:(?:GMT|UTC)?[+-]00:?00|Z))?"
 TIMES = (
+    # 9:05, 09:05:00.123 AM, 09:05:00 +01:00, and 9h05 as in French.
     re.compile(
         r"(?<!0)(?P<hour>00?)(?P<colon>[:h])00(?P<second>:00(?P<fraction>[.,:]0{1,9})?)?"
         rf"(?P<half> ?[AaPp][Mm])?{ZONE_OF_TIME}(?![0A-Za-z])"
     ),
+    # 9 AM
     re.compile(r"(?<!0)(?P<hour>00?)(?P<half> ?[AaPp][Mm])(?![0A-Za-z])"),
     None,  # a date alone comes before 10.11.12, which may be a date itself
+    # 9.05 and 09.05.00, as in Finnish and Danish; only after a blank or other separator.
     re.compile(
         r"(?<=[ ,T_-])(?P<hour>00?)(?P<colon>\.)00(?P<second>\.00(?P<fraction>[.,]0{1,9})?)?"
         rf"(?P<half> ?[AaPp][Mm])?{ZONE_OF_TIME}(?![0A-Za-z.])"
@@ -4102,6 +4279,7 @@ PACKED_OFFSET = "(?<=000000000000)[+-]00:?00$"  # 20230501101112+0000
 # What follows the date and time: an offset, or JavaScript's (Coordinated Universal Time).
 TAIL = r" \([A-Za-z ]+\)$| ?%z$"
 TIME_MARK = "\0"  # where the time was in a shape
+# "May 4, 2023 at 9:05 AM" (macOS) and "4.5.2023 um 9:05 Uhr" (German)
 LITERAL_WORDS = ("T", "UTC", "GMT", "at", "um", "Uhr")
 PUNCTUATION = " ,./-:_" + TIME_MARK
 
@@ -4117,6 +4295,7 @@ THREE_NUMBERS = {
     "short year": (("%d", "%m", "%y"), ("%m", "%d", "%y"), ("%y", "%m", "%d")),
 }
 RARE_ORDERS = ("Ydm", "ymd")  # only suggested if no other fits
+# Dates without separators, by their number of digits: 20261124, 202611240905.
 PACKED_DATES = {
     6: ("%y%m%d", "%d%m%y", "%m%d%y"),
     8: ("%Y%m%d", "%d%m%Y", "%m%d%Y"),
@@ -4129,7 +4308,7 @@ PACKED_TIMES = {4: "%H%M", 6: "%H%M%S"}
 
 
 def shape_of(cell: str) -> str:
-    """Return the cell with each digit replaced by 0 and white space by single blanks."""
+    """Return the cell with each digit replaced by 0 and whitespace by single spaces."""
     return WHITE_SPACE.sub(" ", DIGIT.sub("0", cell))
 
 
@@ -4146,6 +4325,7 @@ def formats_for_shape(shape: str) -> tuple[str, ...]:
     if found := re.search(TAIL, text):
         tail = found[0]
         text = text.removesuffix(tail)
+    # Times are tried one after the other, until the rest of the cell is a date.
     for pattern in TIMES:
         time_format = ""
         date_text = text
@@ -4179,9 +4359,11 @@ def format_of_time(found: re.Match[str]) -> str:
         # %f reads six digits at most; Oracle and .NET write more, usually zeros.
         text += fraction[0] + "%f" + "0" * (len(fraction) - 1 - 6)
     if parts["half"]:
+        # The blank before AM, if there is one, is part of the format.
         text += parts["half"][:-2] + "%p"
     zone = parts.get("zone")
     if zone:
+        # Of " GMT+01:00", " GMT" is literal, and %z reads the rest.
         text += zone.rstrip("Z0:+-") + "%z"
     return text
 
@@ -4192,7 +4374,7 @@ def formats_of_date(text: str) -> list[str]:
     if not all(pieces):
         return []
     numbers = [index for index, piece in enumerate(pieces) if piece[0] == "0"]
-    # What each number may be depends on the numbers of digits: 14/5/2023, 2023-05-14, 20230514.
+    # The possible meanings of each number depend on its digits: 14/5/2023, 2023-05-14, 20230514.
     widths = [len(pieces[index]) for index in numbers]
     has_month_name = "%b" in pieces or "%B" in pieces
     formats = []
@@ -4209,7 +4391,7 @@ def formats_of_date(text: str) -> list[str]:
 def directive_of(piece: str) -> str:
     """Return the directive that reads a piece of a date, the piece itself, or "" if none does.
 
-    Numbers stay as they are, until the others are known.
+    Numbers are returned unchanged, because their meaning depends on the other numbers.
     """
     if piece.isalpha():
         return directive_of_word(piece)
@@ -4231,6 +4413,7 @@ def directive_of_word(word: str) -> str:
         return "%a"
     if word in LITERAL_WORDS:
         return word
+    # %z reads Z as +0000.
     if word == "Z":
         return "%z"
     return ""
@@ -4240,6 +4423,7 @@ def orders_of_numbers(
     widths: list[int], has_month_name: bool, has_time: bool
 ) -> Iterable[tuple[str, ...]]:
     """Return which directives the numbers of a date may be, given how many digits they have."""
+    # Two numbers in "4 May 2023", three in 4/5/2023.
     if len(widths) == 3 - has_month_name:
         place = place_of_year(widths)
         if has_month_name:
@@ -4248,11 +4432,13 @@ def orders_of_numbers(
     if has_month_name or not widths:
         return ()
     packed = PACKED_DATES.get(widths[0], ())
+    # A time may follow 20230504, but not 202305040905, which has one.
     if len(widths) == 1 and (not has_time or widths[0] <= 8):
         return [(text,) for text in packed]
     if len(widths) == 2 and widths[1] == 1 and not has_time:
-        # A data frame makes 20261124.0 of a column with empty cells.
+        # A data frame turns 20261124 into 20261124.0 in a column with empty cells.
         return [(text, "0") for text in packed]
+    # 20230504 0905, 20230504T090500
     if len(widths) == 2 and widths[0] == 8 and widths[1] in PACKED_TIMES:
         return [(text, PACKED_TIMES[widths[1]]) for text in packed]
     return ()
@@ -4262,7 +4448,7 @@ def place_of_year(widths: list[int]) -> str:
     """Return which of a date's numbers is its year: "year first", "year last", "short year"."""
     long = [width for width in widths if width > 2]
     if not long:
-        # A year has two digits: 4/5/6 is no date.
+        # A year has two digits: 4/5/6 isn't a date.
         if 2 in (widths[0], widths[-1]):
             return "short year"
     elif long == [4] and widths[0] == 4:
@@ -4273,26 +4459,27 @@ def place_of_year(widths: list[int]) -> str:
 
 
 def order_of(date_format: str) -> str:
-    """Return the order of year, month and day, such as "dmY"; that of ISO 8601, "", is "Ymd"."""
+    """Return the order of year, month and day, such as "dmY"; for ISO 8601 (""), "Ymd"."""
     if not date_format:
         return "Ymd"
     letters = [name[1] for name in re.findall(DIRECTIVE, date_format)]
     order = "".join(letter for letter in letters if letter in "YymbBd")
+    # With one letter for a month, formats can be compared however they write it.
     return order.replace("B", "m").replace("b", "m")
 
 
 ## Other readings of a column
 
-Readings = dict[str, CellValue]  # what a cell would be, by the setting that reads it so
+Readings = dict[str, CellValue]  # a cell's value in each reading, by its name
 
 
 class OtherReadings:
-    """Reads cells in other ways than the configured one. Most types have none."""
+    """Reads cells in ways other than the configured one. Most types have none."""
 
     def read(self, cell: str, reason: str = "") -> Readings:
-        """Return what the cell would be in each reading that fits it.
+        """Return the cell's value in each reading that fits it.
 
-        `reason` is why the configured reading doesn't, or "".
+        `reason` is why the configured reading doesn't fit, or "".
         """
         return {}
 
@@ -4319,6 +4506,7 @@ class OtherDates(OtherReadings):
     def __init__(self, mapping: FieldMapping, timezone: tzinfo) -> None:
         self.configured = mapping.date_format
         self.setting = f"{mapping.name} = {mapping.heading} : timestamp"
+        # The decimal separator doesn't matter for dates.
         self.make_converter = partial(
             make_converter,
             "timestamp",
@@ -4330,7 +4518,7 @@ class OtherDates(OtherReadings):
         self.converters: dict[str, Callable[[str], CellValue]] = {}
 
     def convert(self, cell: str, date_format: str) -> CellValue | None:
-        """Return the cell's value in this format, or None if it isn't in it."""
+        """Return the cell's value in this format, or None if it doesn't match."""
         converter = self.converters.get(date_format)
         if converter is None:
             if len(self.converters) > 256:
@@ -4355,7 +4543,7 @@ class OtherDates(OtherReadings):
             if date_format == self.configured:
                 continue
             if is_iso_date and order_of(date_format) == "Ymd":
-                continue  # ISO 8601 itself says that
+                continue  # ISO 8601 implies that order
             if reason == NO_SUCH_DATE and self.moves_year(date_format):
                 continue  # 29/02/26 is a typing error; 85/02/26 does begin with the year
             value = self.convert(cell, date_format)
@@ -4374,7 +4562,7 @@ class OtherDates(OtherReadings):
         return order_of(name).lower() != order_of(self.configured).lower()
 
     def choose(self, names: Iterable[str]) -> list[str]:
-        """Return the readings to suggest: no duplicates, and rare ones only without others."""
+        """Return the readings to suggest, without duplicates, and rare ones only if needed."""
         chosen: dict[str, str] = {}
         for name in sorted(names):
             key = order_of(name)
@@ -4397,7 +4585,7 @@ class OtherDates(OtherReadings):
 
 
 class OtherNumbers(OtherReadings):
-    """Reads cells with the other decimal separator, and those of an integer column as floats."""
+    """Reads cells with the other decimal separator, and cells of integer columns as floats."""
 
     SEPARATOR = "separator"
     FLOAT = "float"
@@ -4451,10 +4639,10 @@ class OtherNumbers(OtherReadings):
 
 
 class FittingReadings:
-    """Keeps the readings that fit every value that any reading fits."""
+    """Keeps the readings that fit every value, except values that no reading fits."""
 
     def __init__(self) -> None:
-        self.names: set[str] | None = None  # None: no value yet that a reading fits
+        self.names: set[str] | None = None  # None until a reading fits a value
         self.count = 0  # of values that any reading fits
 
     def keep(self, names: Iterable[str]) -> None:
@@ -4482,14 +4670,14 @@ class ColumnEvidence:
         self.column = f"column {mapping.heading!r} ({mapping.name})"
         # Most columns are settled after a few values, which keeps the preflight fast.
         self.is_settled = False  # no valid value can change the answer
-        self.is_decided = False  # nor could it, if no value were invalid
+        self.is_decided = False  # or could, if no value were invalid
         self.valid = 0
         self.invalid = 0
         self.last_line = 0  # of the last valid value that was counted
         self.first_invalid: Example | None = None
         self.fitting = FittingReadings()  # all values
         self.fitting_invalid = FittingReadings()  # only the invalid ones
-        self.differing: set[str] = set()  # readings that read a valid value otherwise
+        self.differing: set[str] = set()  # readings that read a valid value differently
         self.explained: dict[str, Example] = {}  # their first invalid value
 
     def add_valid(self, line: int, cell: str, value: CellValue) -> None:
@@ -4498,22 +4686,23 @@ class ColumnEvidence:
         self.last_line = line
         if self.is_decided or self.is_known(cell):
             return
+        # Once no other reading is left, none can be added again.
         if self.fitting.names is None or self.fitting.names:
             self.compare(cell, value)
-        self.look_at(line, cell)
+        self.inspect(line, cell)
         self.is_decided = not self.fitting.names and self.is_clear()
         # The share of invalid values is needed for the hint.
         self.is_settled = self.is_decided and not self.fitting_invalid.names
 
     def is_known(self, cell: str) -> bool:
-        """Return whether a valid value can't tell more than those before it."""
+        """Return whether a valid value adds nothing to the earlier ones."""
         return False
 
-    def look_at(self, line: int, cell: str) -> None:
+    def inspect(self, line: int, cell: str) -> None:
         """Record a value, valid or not, for checks specific to this kind of column."""
 
     def is_clear(self) -> bool:
-        """Return whether what `look_at` has noted can't become a reason to stop."""
+        """Return whether the values seen by `inspect` can't become a reason to stop."""
         return True
 
     def compare(self, cell: str, value: CellValue) -> None:
@@ -4524,19 +4713,21 @@ class ColumnEvidence:
         self.differing.update(name for name in rivals if readings[name] != value)
 
     def add_invalid(self, line: int, cell: str, reason: str) -> None:
-        """Note a value that isn't of the type."""
+        """Record an invalid value."""
+        # n/a or 0000-00-00 says nothing about how the other values are written.
         if reason == PLACEHOLDER_DATE or self.is_placeholder(cell):
             return
         self.invalid += 1
         example = Example(line, cell[:MAX_SHOWN], reason)
         if self.first_invalid is None:
             self.first_invalid = example
-        self.look_at(line, cell)
+        self.inspect(line, cell)
         readings = self.others.read(cell, reason)
+        # A typing error, which fits no reading, must not rule out one that fits all other values.
         if not readings:
             return
         if self.is_settled:
-            # The caller has left out the valid values since then; most rows have had one.
+            # The caller has passed no valid values since then, but most rows have had one.
             self.valid += max(0, line - self.last_line - 1)
         self.fitting.keep(readings)
         self.fitting_invalid.keep(readings)
@@ -4545,7 +4736,7 @@ class ColumnEvidence:
             self.explained.setdefault(name, example)
 
     def is_placeholder(self, cell: str) -> bool:
-        """Return whether a cell stands for no value."""
+        """Return whether a cell stands for a missing value."""
         return is_placeholder(cell)
 
     def reason_to_stop(self) -> str:
@@ -4553,11 +4744,12 @@ class ColumnEvidence:
         return self.reason_none_valid() or self.reason_other_reading()
 
     def reason_none_valid(self) -> str:
-        """Return a reason if there are enough values and none is of the type."""
+        """Return a reason if there are enough values and none is valid."""
         first = self.first_invalid
         if self.valid or self.invalid < MIN_SAMPLE or first is None:
             return ""
         advice = CELL_TYPES[self.mapping.type_name].hint
+        # None of the values is valid, so each reading that fits them is better than the setting.
         if suggestions := self.suggestions(self.fitting.names):
             advice = f"set {suggestions}"
         return (
@@ -4566,7 +4758,7 @@ class ColumnEvidence:
         )
 
     def reason_other_reading(self) -> str:
-        """Return a reason if another reading fits all values and reads some otherwise."""
+        """Return a reason if another reading fits all values and reads some differently."""
         fitting = self.fitting.names or set()
         # A reading that explains no invalid value is no better than the configured one: the days
         # of early January fit %d/%m/%Y and %m/%d/%Y.
@@ -4583,7 +4775,7 @@ class ColumnEvidence:
         )
 
     def noun(self) -> str:
-        """Return what the column's values should be, such as "a timestamp %d/%m/%Y"."""
+        """Return the noun for a valid value, such as "a timestamp %d/%m/%Y"."""
         noun = CELL_TYPES[self.mapping.type_name].noun
         return f"{noun} {self.mapping.date_format}".rstrip()
 
@@ -4594,8 +4786,8 @@ class ColumnEvidence:
 
     def hint(self) -> str:
         """Return a suggestion if most values are omitted and another reading fits those."""
-        # Both have to be the majority: the invalid values of all, and of those the dates that a
-        # format fits; three dates among a hundred remarks say nothing.
+        # Most values have to be invalid, and most of those have to fit another reading: three
+        # dates among a hundred remarks prove nothing.
         if self.invalid <= self.valid or self.fitting_invalid.count * 2 <= self.invalid:
             return ""
         return self.suggestions(self.fitting_invalid.names)
@@ -4605,11 +4797,11 @@ class NumberEvidence(ColumnEvidence):
     """Judges a column of integers or floats."""
 
     def is_known(self, cell: str) -> bool:
-        """Return whether the cell is digits alone, which every reading reads alike."""
+        """Return whether the cell has only digits, which mean the same in every reading."""
         if not cell.isdigit():
             return False
-        # Enough of them settle the column: if there were values such as 4,5, one of ten thousand
-        # would have been one.
+        # Enough of them settle the column: if it had values such as 4,5, one would have appeared
+        # among ten thousand.
         if self.valid > ENOUGH_VALID and not self.fitting_invalid.count:
             self.is_settled = True
         return True
@@ -4617,12 +4809,13 @@ class NumberEvidence(ColumnEvidence):
 
 ## Columns of dates
 
+# "Thu, 4-May-23", "4 May 2023", "May 4, 2023"
 DATE_WITH_NAME = (
     r"(?a)(?:[A-Za-z]{3,9},? )?"
     r"(?:(?P<day>\d\d?)[- /.]?(?P<month>[A-Za-z]{3,9})\.?,?[- /.]?\d{2,4}"
     r"|(?P<us_month>[A-Za-z]{3,9})\.?[- ](?P<us_day>\d\d?),?[ -]\d{2,4})(?![\d/.-])"
 )
-# Whether day and month are written with zeros (07/10), without (7/10), or neither (10/11).
+# Whether day and month have leading zeros (07/10), lack them (7/10), or need none (10/11).
 PADDED = "padded"
 UNPADDED = "unpadded"
 EITHER = "either"
@@ -4630,7 +4823,7 @@ EITHER = "either"
 
 @dataclass(slots=True)
 class DateShape:
-    """The dates of a column that are written alike."""
+    """The dates of a column that are written in the same way."""
 
     first: Example
     padding: str
@@ -4639,7 +4832,7 @@ class DateShape:
     is_large: bool = True  # each has a part above 12
 
     def merge(self, other: DateShape) -> DateShape:
-        """Return this shape and another as one."""
+        """Return this shape and another combined into one."""
         return DateShape(
             min(self.first, other.first, key=lambda example: example.line),
             self.padding,
@@ -4651,7 +4844,7 @@ class DateShape:
 
 @dataclass(slots=True)
 class DateParts:
-    """What counts of a date for the comparison of shapes."""
+    """The properties of a date by which shapes are compared."""
 
     shape: str  # separator, place of the year, precision of the time
     padding: str
@@ -4664,20 +4857,22 @@ def split_date(cell: str) -> DateParts | None:
     if date is None:
         return split_date_with_name(cell)
     first, second, third = date.group("first", "second", "third")
+    # 9/19/88 and 9/19/1988 are two notations.
     kind = f"{len(third)} digits"
     day = first
     if len(first) == 4:
         kind = "year first"
         day = third
+    # Sorted, because the day may come first or second.
     small, large = sorted((int(day), int(second)))
     if not (1 <= small <= 12 and large <= 31):
-        return None  # no day and month in either order
+        return None  # not a day and a month in either order
     padding = EITHER
     if day[0] == "0" or second[0] == "0":
         padding = PADDED
     elif len(day) == 1 or len(second) == 1:
         padding = UNPADDED
-    # Spreadsheets also change the time: 9/7/1983 0:00 beside 19/09/1983.
+    # Spreadsheets also change the time: 9/7/1983 0:00 next to 19/09/1983.
     shape = f"{kind} {date['separator']} {date['rest'].count(':')}"
     return DateParts(shape, padding, large > 12)
 
@@ -4698,7 +4893,7 @@ class HalfSwappedDates:
     """Finds columns in which a spreadsheet of another locale has swapped some of the dates.
 
     A spreadsheet that expects month/day reads 07/10/1983, which was the 7th of October, as a date
-    and writes it in a notation of its own; it leaves 19/09/1983 as it is.
+    and writes it in its own notation; it leaves 19/09/1983 unchanged.
     """
 
     def __init__(self) -> None:
@@ -4722,7 +4917,7 @@ class HalfSwappedDates:
         return shape
 
     def merged_shapes(self) -> list[DateShape]:
-        """Return the shapes; 10/11/1983 is of that of 7/10/1983 or 07/10/1983 if one is absent."""
+        """Return the shapes; 10/11/1983 joins 7/10/1983 or 07/10/1983 unless both exist."""
         merged = []
         for name in dict.fromkeys(name for name, _ in self.shapes):
             found = [shape for key, shape in self.shapes.items() if key[0] == name]
@@ -4732,9 +4927,9 @@ class HalfSwappedDates:
         return merged
 
     def is_clear(self) -> bool:
-        """Return whether dates of one notation are of both kinds, so that none is swapped.
+        """Return whether one notation has both kinds of dates, so that none can be swapped.
 
-        10/11/1983 and 25/11/1983 don't show yet whether there will be zeros.
+        10/11/1983 and 25/11/1983 don't show whether the notation has leading zeros.
         """
         return not self.shapes or any(
             not (shape.is_small or shape.is_large) and shape.padding != EITHER
@@ -4742,15 +4937,17 @@ class HalfSwappedDates:
         )
 
     def find(self) -> tuple[Example, Example] | None:
-        """Return a swapped date and one that was left as it was, or None."""
+        """Return a swapped date and an unchanged one, or None."""
         shapes = [shape for shape in self.merged_shapes() if shape.count >= MIN_SAMPLE]
         small = [shape.first for shape in shapes if shape.is_small]
         large = [shape.first for shape in shapes if shape.is_large]
+        # Small ones alone prove nothing: renewals may be due on the first of each month.
         if small and large:
             return small[0], large[0]
         return None
 
 
+# Ten digits, to which a data frame adds .0 if the column has empty cells.
 LOOKS_LIKE_SECONDS = re.compile(r"[0-9]{10}(?:\.0)?")
 
 
@@ -4764,12 +4961,13 @@ class PackedDates:
         self.different: set[str] = set()
 
     def add(self, line: int, cell: str) -> None:
-        """Note a value; those of other shapes don't matter."""
+        """Record a value if it looks like UNIX seconds."""
         if not LOOKS_LIKE_SECONDS.fullmatch(cell):
             return
         if self.first is None:
             self.first = Example(line, cell)
         self.fitting.keep(self.dates.read(cell))
+        # Only different values count: the same default in each row would prove nothing.
         if len(self.different) < MIN_SAMPLE:
             self.different.add(cell)
 
@@ -4793,6 +4991,7 @@ class DateEvidence(ColumnEvidence):
         self.has_date_first = bool(re.match(NUMERIC_DATE_FIRST, mapping.date_format))
 
     def day_of(self, cell: str) -> str:
+        # "2026-11-24T09:05:00" is of the day "2026-11-24".
         if self.has_date_first:
             return cell[:10]
         return cell
@@ -4802,15 +5001,16 @@ class DateEvidence(ColumnEvidence):
         day = self.day_of(cell)
         if day not in self.days:
             if len(self.days) < MAX_REMEMBERED_DAYS:
-                self.days[day] = None  # until `look_at` finds its shape
+                self.days[day] = None  # until `inspect` finds its shape
             return False
         shape = self.days[day]
         if shape is not None:
             shape.count += 1
         return True
 
-    def look_at(self, line: int, cell: str) -> None:
+    def inspect(self, line: int, cell: str) -> None:
         shape = self.half_swapped.add(line, cell)
+        # With a format, no value is read as UNIX seconds.
         if not self.mapping.date_format:
             self.packed.add(line, cell)
         day = self.day_of(cell)
@@ -4823,12 +5023,12 @@ class DateEvidence(ColumnEvidence):
         return self.half_swapped.is_clear() and not self.packed.fitting.names
 
     def is_placeholder(self, cell: str) -> bool:
-        # 0 is what an empty date becomes as UNIX seconds, in a column of any format.
+        # An empty date becomes 0 as UNIX seconds, in a column of any format.
         return is_placeholder(cell) or re.fullmatch(ZERO_OR_MINUS_ONE, cell) is not None
 
     def reason_to_stop(self) -> str:
         return (
-            self.reason_half_swapped()  # which no format that fits can repair
+            self.reason_half_swapped()  # first, because no setting can repair it
             or super().reason_to_stop()
             or self.reason_packed_dates()
         )
@@ -4847,7 +5047,7 @@ class DateEvidence(ColumnEvidence):
         )
 
     def reason_packed_dates(self) -> str:
-        """Return a reason if what looks like UNIX seconds is a date in digits."""
+        """Return a reason if values that look like UNIX seconds are dates in digits."""
         formats = self.packed.formats()
         first = self.packed.first
         if not formats or first is None:
@@ -4877,7 +5077,7 @@ ROWS_PER_CHECK = 500  # rows between checks for a signal and for settled evidenc
 MAX_EXAMPLES = 3
 MAX_EXAMPLE_TEXT = 100  # characters
 USERS_EXAMINED = 10_000  # rows that are enough evidence about the users
-REPEATS_EXAMINED = 100_000  # rows of which repeated users are counted
+REPEATS_EXAMINED = 100_000  # rows in which repeated users are counted
 MIN_ROWS_FOR_FEW_USERS = 20
 MAX_FEW_USERS = 50
 ROWS_PER_FEW_USERS = 10
@@ -4893,13 +5093,14 @@ class Occurrence(NamedTuple):
 
 @dataclass
 class Occurrences:
-    """How often something was found, with its first examples."""
+    """A number of occurrences, with the first examples."""
 
     count: int = 0
     examples: list[Occurrence] = field(default_factory=list)
 
     def add(self, line: int, value: str, reason: str) -> None:
         self.count += 1
+        # A few show the pattern. All of them could be as many as the file has cells.
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(Occurrence(line, value[:MAX_EXAMPLE_TEXT], reason))
 
@@ -4917,7 +5118,7 @@ class Evidence:
     To add a rule, subclass this and list it in Preflight.prepare_evidence.
     """
 
-    # Needs no more rows; whether that clears the file is up to reason_to_stop.
+    # True if no more rows are needed; reason_to_stop then returns the final answer.
     is_settled = False
 
     def add(self, row: Row, mapped: MappedRow | None) -> None:
@@ -4933,20 +5134,22 @@ class Evidence:
 
 
 class WrongUtf8Evidence(Evidence):
-    """Finds a file that isn't UTF-8 at all, rather than one with a few broken rows.
+    """Finds a file that isn't UTF-8, rather than one with a few broken rows.
 
-    That is so if ten or more rows are invalid in UTF-8 and no row has valid text beyond ASCII.
+    Ten or more of its rows are invalid in UTF-8, and no row has valid text beyond ASCII.
     """
 
     def __init__(self) -> None:
         self.invalid_rows = 0
 
     def add(self, row: Row, mapped: MappedRow | None) -> None:
+        # ASCII has the same bytes in UTF-8 and in cp1252, so such a row proves nothing.
         if row.raw.isascii():
             return
         if row.error.startswith(INVALID_BYTES):
             self.invalid_rows += 1
         else:
+            # One valid C3 A9 is hardly an accident: the file is UTF-8 with some broken rows.
             self.is_settled = True
 
     def reason_to_stop(self) -> str:
@@ -4954,27 +5157,28 @@ class WrongUtf8Evidence(Evidence):
             return ""
         return (
             f"{self.invalid_rows:,} rows contain bytes that are not valid utf-8, and none has "
-            "letters other than ASCII; set [csv] encoding = cp1252 (or the export's own)"
+            "letters other than ASCII; set [csv] encoding = cp1252 (or the actual one)"
         )
 
 
 class Utf8Evidence(Evidence):
     """Finds a file that is UTF-8 although config.ini names another encoding.
 
-    That is so if all of its text beyond ASCII is valid UTF-8. By chance, that is very unlikely in
-    a single-byte encoding; in another one, ten or more characters are needed.
+    This is the case if all of its text beyond ASCII is valid UTF-8. In a single-byte encoding,
+    this hardly ever happens by chance; in others, ten or more characters are needed as evidence.
     """
 
     def __init__(self, encoding: str, heading_raw: bytes) -> None:
         self.encoding = encoding
         self.characters = 0
-        self.look_at(heading_raw)
+        # The headings may be the only text beyond ASCII.
+        self.inspect(heading_raw)
 
     def add(self, row: Row, mapped: MappedRow | None) -> None:
         if not row.raw.isascii():
-            self.look_at(row.raw)
+            self.inspect(row.raw)
 
-    def look_at(self, raw: bytes) -> None:
+    def inspect(self, raw: bytes) -> None:
         try:
             text = raw.decode()
         except UnicodeDecodeError:
@@ -4994,19 +5198,21 @@ class Utf8Evidence(Evidence):
 
 def is_single_byte(encoding: str) -> bool:
     """Return whether each byte is a character in this encoding."""
+    # In cp932, for example, some of these bytes make one character in pairs.
     every_byte = bytes(range(256))
     return len(every_byte.decode(encoding, "replace")) == len(every_byte)
 
 
 class OtherHeadingsEvidence(Evidence):
-    """Finds a first row of headings, under other names, though [csv] headings is set.
+    """Finds a first row with other headings, although [csv] headings is set.
 
-    None of its typed cells is of its type, and no cell has a digit or an @, while the rows below
-    are of their types. (A real first user has an e-mail address, a date or a number.)
+    None of its typed cells is valid, and no cell has a digit or an @, but the typed cells below
+    are valid. (A real first user has an e-mail address, a date or a number.)
     """
 
     def __init__(self, table: CsvTable) -> None:
         self.null_words = table.null_words
+        # Any text can be an id or a string, so only cells of other types tell headings from data.
         self.typed = [
             column
             for column in table.columns
@@ -5021,13 +5227,14 @@ class OtherHeadingsEvidence(Evidence):
     def add(self, row: Row, mapped: MappedRow | None) -> None:
         self.rows += 1
         if self.rows == 1:
-            self.look_at_first(row)
+            self.inspect_first(row)
         else:
-            self.look_at_next(row)
+            self.inspect_next(row)
         if not self.suspects or self.rows > MIN_EVIDENCE:
             self.is_settled = True
 
-    def look_at_first(self, row: Row) -> None:
+    def inspect_first(self, row: Row) -> None:
+        # `jane@example.com` and `2026-11-01` are data; `Signup date` may be a heading.
         if any(re.search(r"[\d@]", cell) for cell in row.cells):
             return
         self.first_cells = row.cells
@@ -5035,11 +5242,12 @@ class OtherHeadingsEvidence(Evidence):
         if not any(self.is_valid(column, row) for column in suspects):
             self.suspects = suspects
 
-    def look_at_next(self, row: Row) -> None:
+    def inspect_next(self, row: Row) -> None:
         """Clear the suspicion if the same column is wrong in a row below, too."""
         for column in self.suspects:
             if not self.has_value(column, row):
                 continue
+            # If a later row has `soon` as its date too, the first row is like the others.
             if not self.is_valid(column, row):
                 self.suspects = []
                 return
@@ -5050,7 +5258,9 @@ class OtherHeadingsEvidence(Evidence):
         if column.position >= len(row.cells):
             return False
         cell = row.cells[column.position]
-        return cell not in self.null_words and not is_placeholder(cell)
+        if not cell or cell in self.null_words:
+            return False
+        return not is_placeholder(cell)
 
     def is_valid(self, column: Column, row: Row) -> bool:
         try:
@@ -5070,7 +5280,7 @@ class OtherHeadingsEvidence(Evidence):
 
 
 class KnownTexts:
-    """A set of texts that keeps only their hashes, as each text may be long."""
+    """A set of texts that keeps only their hashes, because each text may be long."""
 
     def __init__(self) -> None:
         self.hashes: set[int] = set()
@@ -5080,6 +5290,7 @@ class KnownTexts:
 
     def add(self, text: str) -> bool:
         """Add a text; return whether it was there already."""
+        # Two of 100,000 texts have the same 64-bit hash less than once in a billion runs.
         key = hash(text)
         if key in self.hashes:
             return True
@@ -5088,7 +5299,7 @@ class KnownTexts:
 
 
 class RepeatedUsersEvidence(Evidence):
-    """Finds a wrong mapping by its users: one that most rows name, or far too few.
+    """Finds a wrong mapping: most rows have the same user, or there are far too few users.
 
     The first 10,000 rows are enough for that. How many rows repeat the user of an earlier row is
     counted over the first 100,000.
@@ -5111,6 +5322,7 @@ class RepeatedUsersEvidence(Evidence):
 
     def add(self, row: Row, mapped: MappedRow | None) -> None:
         self.rows += 1
+        # Memory must not grow with the file, so beyond this the count is a lower bound.
         if self.rows > REPEATS_EXAMINED:
             self.is_settled = True
         elif mapped:
@@ -5122,14 +5334,15 @@ class RepeatedUsersEvidence(Evidence):
         key = identity_key(user)
         self.rows_by_user[key] += 1
         emails = self.emails_by_user.setdefault(key, set())
+        # Intercom lower-cases addresses, so Ada@example.com and ada@example.com are the same.
         if "email" in user and len(emails) < 2:
             emails.add(user["email"].lower())
 
     def count_repeat(self, user: UserPayload) -> None:
-        """Count a row that names the user of an earlier row, by the rules of Intercom.
+        """Count a row that repeats the user of an earlier row, by Intercom's rules.
 
-        Two rows are of the same user if they have the same user_id, or the same e-mail address
-        and at least one of them has no user_id, or the same id.
+        Two rows are for the same user if they have the same user_id or id, or if they have the
+        same e-mail address and at least one of them has no user_id.
         """
         user_id = user.get("user_id")
         is_repeated = False
@@ -5141,6 +5354,7 @@ class RepeatedUsersEvidence(Evidence):
             if user_id is None:
                 self.emails_without_user_id.add(address)
                 is_repeated = is_known
+            # Another user_id may share the address; a row without one is the same user.
             elif is_known and address in self.emails_without_user_id:
                 is_repeated = True
         if "id" in user and self.ids.add(user["id"]):
@@ -5151,6 +5365,7 @@ class RepeatedUsersEvidence(Evidence):
     def reason_to_stop(self) -> str:
         if not self.rows_by_user:
             return ""
+        # One user in most rows: user_id is mapped to a column such as `country`.
         rows = min(self.rows, USERS_EXAMINED)
         user, count = self.rows_by_user.most_common(1)[0]
         if rows >= MIN_EVIDENCE and count * 2 > rows:
@@ -5158,6 +5373,7 @@ class RepeatedUsersEvidence(Evidence):
                 f"{count:,} of {rows:,} rows have the same {user[:100]}; "
                 "check the mapping in [user]"
             )
+        # Few users in all: user_id is mapped to a column such as `plan`.
         rows = self.rows_by_user.total()
         users = len(self.rows_by_user)
         if rows < MIN_ROWS_FOR_FEW_USERS or users >= MAX_FEW_USERS:
@@ -5182,7 +5398,7 @@ class RepeatedUsersEvidence(Evidence):
             return ""
         at_least = "at least " if self.is_settled else ""
         return (
-            f"{at_least}{pluralize(self.repeats, 'row')} of a user that an earlier row has too: "
+            f"{at_least}{pluralize(self.repeats, 'row')} repeating the user of an earlier row: "
             "the last one wins"
         )
 
@@ -5200,6 +5416,7 @@ class RoundedIdsEvidence(Evidence):
         known = user.get("user_id") or user.get("id", "")
         if len(known) <= ROUNDED_DIGITS or not (known.isascii() and known.isdecimal()):
             return
+        # Excel turns 12345678901234567 into 12345678901234500. One other id clears the file.
         if known[ROUNDED_DIGITS:].strip("0"):
             self.is_settled = True
         elif len(self.ids) < USERS_EXAMINED:
@@ -5208,6 +5425,7 @@ class RoundedIdsEvidence(Evidence):
     def reason_to_stop(self) -> str:
         if self.is_settled or len(self.ids) < MIN_EVIDENCE:
             return ""
+        # If the 15th digit never varies, as in 4200000000000000, ids may be round by themselves.
         if len({known[ROUNDED_DIGITS - 1] for known in self.ids}) == 1:
             return ""
         example = min(self.ids)
@@ -5218,43 +5436,48 @@ class RoundedIdsEvidence(Evidence):
 
 
 class ColumnsEvidence(Evidence):
-    """Passes each cell to the evidence about its column, as long as that isn't settled."""
+    """Passes each cell to the evidence about its column, until that is settled."""
 
     def __init__(self, table: CsvTable, settings: Settings) -> None:
         self.evidence: dict[FieldMapping, ColumnEvidence] = {}
-        self.columns: dict[FieldMapping, Column] = {}
+        self.positions: dict[FieldMapping, int] = {}
         for column in table.columns:
             mapping = column.mapping
-            if mapping.type_name != "id":  # a wrong id costs its whole row
-                self.columns[mapping] = column
+            if mapping.type_name != "id":  # a wrong id rejects its whole row
+                self.positions[mapping] = column.position
                 self.evidence[mapping] = column_evidence(
                     mapping, settings.csv.decimal, settings.timezone
                 )
-        self.unsettled = self.columns.copy()
+        self.unsettled = list(self.evidence.values())
 
     def add(self, row: Row, mapped: MappedRow | None) -> None:
+        # A row that isn't imported is no evidence: its cells may be shifted into other columns.
         if not mapped:
             return
         for omitted in mapped.omitted:
             evidence = self.evidence[omitted.mapping]
             evidence.add_invalid(row.line, omitted.cell, omitted.reason)
-            if not evidence.is_settled:  # an invalid cell may raise the question again
-                self.unsettled[omitted.mapping] = self.columns[omitted.mapping]
+            # An invalid cell may raise the question again.
+            if not evidence.is_settled and evidence not in self.unsettled:
+                self.unsettled.append(evidence)
         if self.unsettled:
             self.add_valid_cells(row, mapped)
 
     def add_valid_cells(self, row: Row, mapped: MappedRow) -> None:
-        for mapping, column in list(self.unsettled.items()):
-            values = mapped.user
-            if mapping.is_attribute:
-                values = values.get("custom_attributes", NO_ATTRIBUTES)
-            if mapping.name not in values or column.position >= len(row.cells):
+        user = mapped.user
+        attributes = user.get("custom_attributes", NO_ATTRIBUTES)
+        has_settled = False
+        for evidence in self.unsettled:
+            mapping = evidence.mapping
+            values = attributes if mapping.is_attribute else user
+            value = values.get(mapping.name)
+            if value is None:
                 continue
-            evidence = self.evidence[mapping]
-            cell = row.cells[column.position]
-            evidence.add_valid(row.line, cell, values[mapping.name])
-            if evidence.is_settled:
-                del self.unsettled[mapping]
+            cell = row.cells[self.positions[mapping]]
+            evidence.add_valid(row.line, cell, value)
+            has_settled = has_settled or evidence.is_settled
+        if has_settled:
+            self.unsettled = [each for each in self.unsettled if not each.is_settled]
 
     def reason_to_stop(self) -> str:
         reasons = [evidence.reason_to_stop() for evidence in self.evidence.values()]
@@ -5267,8 +5490,8 @@ class ColumnsEvidence(Evidence):
 class WidthEvidence(Evidence):
     """Counts the rows with more cells than headings.
 
-    If nine in ten rows have the same number of them, every row of the export ends with a
-    delimiter or two; if only some have, an unquoted delimiter has shifted their cells.
+    If nine in ten rows have the same number of cells, the export ends every row with a delimiter
+    or two. If only some rows do, an unquoted delimiter has shifted their cells.
     """
 
     def __init__(self, table: CsvTable) -> None:
@@ -5278,6 +5501,7 @@ class WidthEvidence(Evidence):
     def add(self, row: Row, mapped: MappedRow | None) -> None:
         width = len(row.cells)
         if width > self.heading_count:
+            # A broken file may have rows of any width, but the memory for the counts is limited.
             is_counted = width in self.rows_by_width
             if is_counted or len(self.rows_by_width) < MAX_WIDTHS:
                 self.rows_by_width[width] += 1
@@ -5286,7 +5510,7 @@ class WidthEvidence(Evidence):
         return ""
 
     def usual_width(self, rows: int) -> int:
-        """Return the number of cells that at least nine in ten rows have, if it is too large.
+        """Return the number of cells that nine in ten rows have, if it exceeds the headings.
 
         Otherwise return 0.
         """
@@ -5387,13 +5611,13 @@ def describe_omission(count: int, *, would: bool) -> str:
 
 
 def type_with_article(mapping: FieldMapping) -> str:
-    """Return the type of a mapping as it is called in a sentence, such as "an integer"."""
+    """Return the type of a mapping as part of a sentence, such as "an integer"."""
     noun = CELL_TYPES[mapping.type_name].noun
     return f"{noun} {mapping.date_format}".rstrip()
 
 
 class AllRejectedEvidence(Evidence):
-    """Finds a file of which no row can be imported; its report has counted them."""
+    """Finds a file in which no row can be imported, by the counts of its report."""
 
     is_settled = True
 
@@ -5405,6 +5629,7 @@ class AllRejectedEvidence(Evidence):
 
     def reason_to_stop(self) -> str:
         rows = self.report.rows
+        # In a file of three rows, such as a reject file, all may be invalid without a common cause.
         if rows < MIN_EVIDENCE or self.report.rejected_rows < rows:
             return ""
         reasons = []
@@ -5438,18 +5663,20 @@ class Preflight:
         self.on_progress = on_progress
 
     def run(self, *, is_named: bool) -> FileReport:
-        """Return what the file contains, with the reason if it must not be imported.
+        """Return a report on the file, with the reason if it must not be imported.
 
-        Raise RunAborted if it can't be read to the end. `is_named`: the file was named on the
+        Raise RunAborted if it can't be read to the end. If `is_named`, the file was named on the
         command line, so its age and number of rows don't matter.
         """
+        # The age is known before a large file has to be read.
         age_problem = "" if is_named else self.age_problem()
         if age_problem:
             raise RunAborted(age_problem)
+        # Read the file, with the first row as the guess how many cells a row may have.
         report = self.scan(accepted_width=None)
         width = self.width.usual_width(report.rows)
         if width != report.table.accepted_width:
-            # The first row, by which the width was guessed, was not like the others.
+            # The width was guessed from the first row, which differs from the others.
             report = self.scan(accepted_width=width)
         self.conclude(report, is_named=is_named)
         return report
@@ -5463,6 +5690,7 @@ class Preflight:
                 f"{self.file.name} is {hours:.0f} hours old, older than [file] max_age_hours = "
                 f"{limit:g}; has the export stopped?"
             )
+        # With 2062 for 2026 in its name, it would be the newest file for decades.
         if -hours > MAX_CLOCK_SKEW_HOURS:
             return (
                 f"{self.file.name} is from the future: its time is more than "
@@ -5471,9 +5699,9 @@ class Preflight:
         return ""
 
     def scan(self, accepted_width: int | None) -> FileReport:
-        """Read all rows, and let each piece of evidence look at them.
+        """Read all rows, and pass them to each kind of evidence.
 
-        Rows of `accepted_width` cells may end with blank ones; None: take that of the first row.
+        Rows with `accepted_width` cells may end with blank ones; None means the first row's width.
         """
         table = open_csv(self.file, self.settings)
         table.accepted_width = accepted_width or 0
@@ -5487,6 +5715,7 @@ class Preflight:
             if report.rows % ROWS_PER_CHECK == 0:
                 self.pause(report)
                 active = [each.add for each in self.evidence if not each.is_settled]
+            # A rejected row still counts as evidence, of its encoding or of its width.
             mapped = None
             try:
                 mapped = map_row(row, table)
@@ -5501,7 +5730,7 @@ class Preflight:
         return report
 
     def note_compression(self, report: FileReport, table: CsvTable) -> None:
-        """Note a name that doesn't say whether the file is compressed, and trailing data."""
+        """Note a name that doesn't match the compression, and warn about trailing data."""
         name = self.file.name
         is_named_gzip = name.lower().endswith(".gz")
         if not isinstance(table.content, LenientGzipFile):
@@ -5510,6 +5739,7 @@ class Preflight:
             return
         if not is_named_gzip:
             report.notes.append(f"{name} is gzip-compressed; decompressed")
+        # GNU gzip ignores it with a warning, too.
         if table.content.has_trailing_garbage:
             report.warnings.append(f"{name}: ignoring data after the gzip stream")
 
@@ -5519,17 +5749,20 @@ class Preflight:
         self.on_progress(report.rows)
 
     def prepare_evidence(self, table: CsvTable, report: FileReport) -> None:
-        """Choose what to look for. The first reason in the order of this list is reported."""
+        """Choose the kinds of evidence. The first one in this list with a reason is reported."""
         self.width = WidthEvidence(table)
         self.users = RepeatedUsersEvidence(table)
         self.columns = ColumnsEvidence(table, self.settings)
         self.samples = SampleEvidence(table)
         self.evidence: list[Evidence] = []
+        # The encoding comes first: if it is wrong, cells and headings look wrong as a result.
         encoding = table.reader.encoding
         if encoding == "utf-8":
             self.evidence.append(WrongUtf8Evidence())
+        # A byte-order mark is proof enough; and in UTF-16 or EBCDIC, even ASCII has other bytes.
         elif not table.reader.bom and is_ascii_compatible(encoding):
             self.evidence.append(Utf8Evidence(encoding, table.heading_raw))
+        # It is set only if [csv] headings is, and the file doesn't begin with those headings.
         if table.first_row:
             self.evidence.append(OtherHeadingsEvidence(table))
         self.evidence += [
@@ -5542,12 +5775,13 @@ class Preflight:
         ]
 
     def conclude(self, report: FileReport, *, is_named: bool) -> None:
-        """Add to the report what follows from all rows together."""
+        """Add to the report the results that depend on all rows."""
         report.samples = self.samples.samples
         report.repeated_users = self.users.note()
         for mapping in report.omitted:
             if hint := self.columns.hint(mapping):
                 report.hints[mapping] = hint
+        # The first reason is enough, as the later ones often follow from it.
         reason = self.row_count_problem(report, is_named=is_named)
         for evidence in self.evidence:
             reason = reason or evidence.reason_to_stop()
@@ -5556,10 +5790,12 @@ class Preflight:
 
     def row_count_problem(self, report: FileReport, *, is_named: bool) -> str:
         minimum = self.settings.csv.min_rows
+        # Even a file named on the command line needs a row, unless min_rows = 0 says otherwise.
         if report.rows == 0 and minimum > 0:
             return (
                 "has no rows below its headings; the export may be empty or incomplete"
             )
+        # A reject file is named on the command line, and is shorter than an export.
         if report.rows < minimum and not is_named:
             rows = pluralize(report.rows, "row")
             return (
@@ -5570,7 +5806,7 @@ class Preflight:
 
 
 def is_ascii_compatible(encoding: str) -> bool:
-    """Return whether ASCII's bytes mean the same in this encoding."""
+    """Return whether ASCII bytes have the same meaning in this encoding."""
     every_ascii = bytes(range(128))
     return every_ascii.decode(encoding, "replace") == every_ascii.decode("ascii")
 
@@ -5580,10 +5816,10 @@ def is_ascii_compatible(encoding: str) -> bool:
 # Seconds, for all addresses of the host and the TLS handshake together.
 CONNECT_TIMEOUT = 10
 RESPONSE_TIMEOUT = 120  # seconds, for connecting, sending, headers and body together
-# Intercom's responses have a few kilobytes. A server that sends without an end must not fill the
-# memory.
+# Responses from Intercom are a few kilobytes long. A server that never stops sending must not
+# fill the memory.
 MAX_RESPONSE_SIZE = 2**20  # bytes of the body
-MAX_HEADER_SIZE = 2**16  # bytes, with all interim (100) responses
+MAX_HEADER_SIZE = 2**16  # bytes, including all interim (100) responses
 MAX_TITLE_LENGTH = 80
 READ_SIZE = 2**16
 SEND_SIZE = 2**14  # bytes in a TLS record
@@ -5594,9 +5830,9 @@ MEDIA_TYPE = r"[a-z]+/[a-z0-9.+-]{1,40}"
 HTML_TITLE = r"(?is)<title[^>]*>(.*?)</title"
 # https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks#handling_errors
 SLACK_ERROR = r"(?=.{1,40}$)[a-z]+(_[a-z]+)+"
-# What http.client raises if a proxy answers CONNECT with anything but 200.
+# The error that http.client raises if a proxy answers CONNECT with a status other than 200.
 REFUSED_TUNNEL = r"Tunnel connection failed: (\d+)"
-# OpenSSL's words for a certificate that doesn't verify, and for a CA bundle that holds none.
+# OpenSSL's errors for a certificate that can't be verified, and for a CA bundle without any.
 CERTIFICATE_PROBLEM = r"(?i)certificate|PEM lib"
 # A connection that the other side has closed: plain, or over TLS.
 CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
@@ -5617,7 +5853,7 @@ class Response:
 
     @property
     def content_type(self) -> str:
-        """The media type without its parameters, or "" if there is none that looks like one."""
+        """The media type without its parameters, or "" if there is no valid one."""
         value = self.headers.get("Content-Type", "")
         media_type, _, _ = value.partition(";")
         media_type = media_type.strip().lower()
@@ -5628,6 +5864,7 @@ class Response:
     def int_header(self, name: str) -> int | None:
         """Return a header that is a number of up to 11 digits, or None."""
         text = self.headers.get(name, "").strip()
+        # int() alone would also accept 1_000, +5, and digits of other scripts.
         if re.fullmatch("[0-9]{1,11}", text):
             return int(text)
         return None
@@ -5638,7 +5875,7 @@ class Response:
             text = self.headers.get(name, "")
             date = email.utils.parsedate_to_datetime(text)
             if date.tzinfo is None:
-                # HTTP's oldest format names no time zone. It means GMT, but Python the local time.
+                # HTTP's oldest format lacks a time zone. It means GMT; Python assumes local time.
                 date = date.replace(tzinfo=timezone.utc)
             return date.timestamp()
         except (ValueError, TypeError, IndexError, OverflowError):
@@ -5647,8 +5884,8 @@ class Response:
     def describe_foreign(self) -> str:
         """Describe a response that isn't from the service itself, without its text.
 
-        The text may echo what was sent. A page's title is shown, and Slack's errors, which are
-        single words such as no_service.
+        The text may echo what was sent. Only a page's title is shown, or an error from Slack,
+        which is a single word such as no_service.
         """
         content_type = self.content_type
         if not content_type:
@@ -5674,15 +5911,16 @@ class NoResponse:
     reason: str
     # Certificates or proxy settings: retrying won't help.
     is_permanent: bool = False
-    # A kept-alive one, closed before any byte of the response.
+    # A kept-alive connection was closed before any byte of the response.
     is_stale_connection: bool = False
 
 
 def parse_json_object(text: bytes) -> dict[str, Any]:
-    """Parse `text`; return an empty dict if it is anything but a JSON object."""
+    """Parse `text`; return an empty dict if it isn't a JSON object."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
+        # RecursionError: a body of nothing but [[[[ is nested too deeply for Python.
         return {}
     if isinstance(value, dict):
         return value
@@ -5690,7 +5928,7 @@ def parse_json_object(text: bytes) -> dict[str, Any]:
 
 
 class ResponseTooLarge(Exception):
-    """The response has more bytes than any that the program expects."""
+    """The response is larger than any that the program expects."""
 
 
 class StaleConnection(Exception):
@@ -5704,8 +5942,9 @@ class StaleConnection(Exception):
 class Deadline(threading.local):
     """The time by which the request of the current thread has to be complete.
 
-    urllib3's timeouts apply to each address, each read and each TLS record, so they never fire on
-    a server that trickles. It passes no deadline on to its connections; hence a thread-local.
+    urllib3's timeouts apply to each address, each read and each TLS record, so a server that
+    sends a byte now and then never exceeds them. urllib3 can't pass a deadline to its connections,
+    so this is a thread-local.
     """
 
     def __init__(self) -> None:
@@ -5771,11 +6010,11 @@ class DeadlineReader(io.RawIOBase):
 
 
 class ResponseBuffer(io.BufferedReader):
-    """Closes the connection if more bytes than the response have arrived with it.
+    """Closes the connection if more bytes have arrived after the response.
 
-    http.client would drop them, but only as many as are in its buffer: the rest of an unsolicited
-    response would be taken for the response to the next request (RFC 9112, 9.2). Bytes that arrive
-    later are noticed by urllib3: it keeps no idle connection that is readable.
+    http.client would drop only those in its buffer. The rest of an unsolicited response would be
+    mistaken for the response to the next request (RFC 9112, 9.2). Bytes that arrive later are
+    noticed by urllib3, which doesn't reuse an idle connection that is readable.
     """
 
     def __init__(self, raw: DeadlineReader) -> None:
@@ -5784,7 +6023,7 @@ class ResponseBuffer(io.BufferedReader):
 
     def close(self) -> None:
         if not self.closed:
-            # So that peek() shows the buffer and reads no more.
+            # This makes peek() return the buffer without reading more.
             self.reader.is_finished = True
             if self.peek(1) or has_pending_bytes(self.reader.sock):
                 self.reader.connection.close()
@@ -5792,10 +6031,10 @@ class ResponseBuffer(io.BufferedReader):
 
 
 def has_pending_bytes(sock: socket.socket) -> bool:
-    """Return whether the TLS layer may hold bytes, which no poll() of the socket would show."""
+    """Return whether the TLS layer may hold bytes, which poll() on the socket would not show."""
     if isinstance(sock, ssl.SSLSocket):
         return sock.pending() > 0
-    # urllib3's TLS within TLS, for an https:// proxy, is no real socket and doesn't tell.
+    # urllib3's TLS within TLS, for an https:// proxy, isn't a real socket and has no pending().
     return not isinstance(sock, socket.socket)
 
 
@@ -5809,7 +6048,7 @@ class DeadlineResponse(http.client.HTTPResponse):
         **options: Any,
     ) -> None:
         super().__init__(sock, **options)
-        # http.client's own buffer is empty yet. Ours takes its place.
+        # http.client's buffer is still empty, so it can be replaced.
         raw = self.fp.detach()
         self.reader = DeadlineReader(connection, sock, raw)
         self.fp: io.BufferedReader = ResponseBuffer(self.reader)
@@ -5817,21 +6056,21 @@ class DeadlineResponse(http.client.HTTPResponse):
     def begin(self) -> None:
         super().begin()
         if self.reader.is_at_end:
-            # http.client takes the end of the connection for the blank line after the headers.
+            # http.client mistakes the end of the connection for the blank line after the headers.
             raise http.client.IncompleteRead(b"")
         if self.status < 200:
-            # http.client takes 103 (and all but 100) for final. The response that follows would be
-            # the next request's (RFC 9110, 15.2).
+            # http.client treats 103 (and all but 100) as final. The response that follows would be
+            # mistaken for that of the next request (RFC 9110, 15.2).
             self.will_close = True
         if self.chunked and "Content-Length" in self.headers:
-            # An intermediary may disagree about where this one ends (RFC 9112, 6.3).
+            # A proxy may disagree about where this response ends (RFC 9112, 6.3).
             self.will_close = True
 
 
 class DeadlineConnection(HTTPConnection):
-    """A connection that does everything by the deadline, and knows when it is stale."""
+    """A connection that meets the deadline in each step, and detects when it is stale."""
 
-    is_reused = False  # whether there was a response on it before
+    is_reused = False  # whether it has already had a response
     received = 0  # bytes of the current response
     unsent: list[bytes] | None = None  # while a request is being put together
 
@@ -5843,14 +6082,16 @@ class DeadlineConnection(HTTPConnection):
         self.received = 0
         deadline.is_connecting = True
         super().connect()
+        # If connecting failed, the flag stays set until the next request starts its own deadline.
         deadline.is_connecting = False
 
     def _new_conn(self) -> socket.socket:
         """Connect to the first address that answers, by the deadline for all of them.
 
         urllib3 allows the whole timeout to each address, which is minutes for a host with eight
-        silent ones. Here each gets an equal share of the time left, so that the last is tried too.
+        silent ones. Here, each gets an equal share of the time left, so the last one is tried too.
         """
+        # A URL has brackets around an IPv6 address; getaddrinfo() takes it without.
         host = self.host.strip("[]")
         addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
         failure = OSError("the host has no address")
@@ -5863,6 +6104,7 @@ class DeadlineConnection(HTTPConnection):
                     source_address=self.source_address,
                     socket_options=self.socket_options,
                 )
+                # A TLS handshake or a proxy's CONNECT may follow, within the same deadline.
                 sock.settimeout(deadline.remaining())
                 return sock
             except OSError as error:
@@ -5873,8 +6115,8 @@ class DeadlineConnection(HTTPConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         """Send headers and body at once, as one packet if they fit.
 
-        http.client sends one after the other. To a proxy, urllib3 leaves Nagle's algorithm on,
-        which then holds the body back until the headers are acknowledged, up to 40 ms later.
+        http.client sends them separately. For a proxy, urllib3 leaves Nagle's algorithm on, which
+        delays the body until the headers are acknowledged, up to 40 ms later.
         """
         self.unsent = []
         super().request(*args, **kwargs)
@@ -5894,8 +6136,8 @@ class DeadlineConnection(HTTPConnection):
                     self.sock.settimeout(deadline.remaining())
                 super().send(record)
         except CLOSED as error:
-            # As after a broken pipe, urllib3 goes on to read the response that the server may have
-            # sent before it closed. Over TLS and on Windows, it doesn't by itself.
+            # After a BrokenPipeError, urllib3 still reads the response that the server may have
+            # sent before it closed. TLS and Windows raise other errors instead.
             raise BrokenPipeError(str(error)) from error
 
     def getresponse(self) -> Any:
@@ -5912,7 +6154,7 @@ class DeadlineConnection(HTTPConnection):
 
 
 class DeadlineHTTPSConnection(DeadlineConnection, HTTPSConnection):
-    """The same over TLS."""
+    """A DeadlineConnection over TLS."""
 
 
 class DeadlinePool(urllib3.HTTPConnectionPool):
@@ -5924,7 +6166,7 @@ class DeadlineHTTPSPool(urllib3.HTTPSConnectionPool):
 
 
 class DeadlineAdapter(requests.adapters.HTTPAdapter):
-    """Finds the connection pool for a URL as requests does, with the connections above."""
+    """Finds the connection pool for a URL as requests does, but with the connections above."""
 
     POOLS: Mapping[str, Any] = {
         "http": DeadlinePool,
@@ -5937,7 +6179,7 @@ class DeadlineAdapter(requests.adapters.HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         if proxy.lower().startswith("socks"):
-            # They need PySocks, which the program doesn't install, and connections of their own.
+            # They need PySocks, which the program doesn't install, and their own connection class.
             raise requests.exceptions.InvalidSchema("SOCKS proxies aren't supported")
         manager = super().proxy_manager_for(proxy, **kwargs)
         manager.pool_classes_by_scheme = self.POOLS
@@ -5949,7 +6191,7 @@ class HttpClient:
 
     It honors the environment's proxies and certificates as requests does, but follows no
     redirects and sends no cookies and nothing from .netrc. Requests go straight to urllib3's
-    connection pool: half of what requests spends on each is for what isn't wanted here.
+    connection pool: half of the time that requests takes is spent on features not needed here.
     """
 
     def __init__(
@@ -5961,7 +6203,7 @@ class HttpClient:
     ) -> None:
         self.url = url
         self.connections = connections
-        # urllib3 would add a User-Agent of its own.
+        # Otherwise, urllib3 would add its own User-Agent.
         self.headers = {
             "User-Agent": SKIP_HEADER,
             "Accept-Encoding": "identity",
@@ -5979,10 +6221,10 @@ class HttpClient:
         timeout: float | None = None,
         fresh: bool = False,
     ) -> Response | NoResponse:
-        """Send a request to `url`, which is on the client's host; never raise.
+        """Send a request to `url`, which is on the client's host. This never raises.
 
-        `timeout`, in seconds, shortens the time that this request has. Only the lookup of the
-        host's name may take longer, as nothing can interrupt it. `fresh` closes all idle
+        `timeout`, in seconds, shortens the time that this request has. Only the DNS lookup
+        may take longer, because it can't be interrupted. `fresh` closes all idle
         connections and sends the request on a new one.
         """
         try:
@@ -5998,13 +6240,13 @@ class HttpClient:
         try:
             return self.send(pool, method, url, body)
         except Exception as error:
-            # Whatever it is, there is no response, and the caller has to know.
+            # Whatever the cause, the caller has to know that there is no response.
             return explain_failure(error, time.monotonic() - started)
 
     def current_pool(self, fresh: bool) -> urllib3.HTTPConnectionPool:
         with self.lock:
             if self.pool is None or fresh:
-                # Its predecessor closes its idle connections once no thread uses it any more.
+                # Its predecessor closes its idle connections once no thread uses it anymore.
                 self.pool = self.open_pool()
             return self.pool
 
@@ -6037,16 +6279,18 @@ class HttpClient:
         url: str,
         body: bytes,
     ) -> Response:
-        """Send one request; raise whatever keeps a complete response from arriving."""
+        """Send one request; raise an exception if there is no complete response."""
         parts = urlsplit(url)
         target = parts.path or "/"
         if parts.query:
             target += "?" + parts.query
         if parts.scheme == "http" and pool.proxy is not None:
             target = f"http://{parts.netloc}{target}"  # for the proxy (RFC 9112, 3.2.2)
+        # urllib3 must not retry, follow or decode anything: each response is judged as it came.
         raw = pool.urlopen(
             method,
             target,
+            # With b"", a GET would be sent with Content-Length: 0.
             body=body or None,
             headers=self.headers,
             retries=NO_RETRIES,
@@ -6088,8 +6332,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def describe_error(error: BaseException) -> str:
     """Describe the innermost cause in one line.
 
-    The texts of the exceptions around it contain URLs, and that of an HTTP error what was received,
-    so only an operating system error, or one about a setting, is shown with its text.
+    The messages of outer exceptions contain URLs, and those of HTTP errors contain received data,
+    so only operating system errors and errors about a setting are shown with their messages.
     """
     *_, cause = causes(error)
     name = type(cause).__name__
@@ -6099,7 +6343,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def explain_failure(error: Exception, elapsed: float) -> NoResponse:
-    """Explain why a request has no response, from what it raised after `elapsed` seconds."""
+    """Explain why a request has no response, given the exception raised after `elapsed` seconds."""
     chain = list(causes(error))
 
     # urllib3 and requests wrap what was raised, once or several times.
@@ -6116,6 +6360,7 @@ def explain_failure(error: Exception, elapsed: float) -> NoResponse:
         return NoResponse(
             f"timed out: no complete response within {elapsed:.1f} seconds"
         )
+    # It is a ConnectionResetError too, but this message says more.
     if has(http.client.RemoteDisconnected):
         return NoResponse("connection lost: closed without a response")
     if has(http.client.IncompleteRead):
@@ -6124,10 +6369,10 @@ def explain_failure(error: Exception, elapsed: float) -> NoResponse:
 
 
 def explain_connection_error(error: BaseException) -> NoResponse:
-    """Explain an error of the network, of TLS or of the proxy."""
+    """Explain an error from the network, TLS or the proxy."""
     refusal = re.match(REFUSED_TUNNEL, str(error))
     if refusal:
-        # A 4xx is about the credentials for the proxy or about the host, but for 408 and 429.
+        # A 4xx is about the credentials for the proxy or about the host, except 408 and 429.
         status = int(refusal[1])
         is_temporary = status in (408, 429) or status >= 500
         return NoResponse(
@@ -6145,10 +6390,10 @@ def explain_connection_error(error: BaseException) -> NoResponse:
 
 #### Intercom API
 
-# Seconds for archiving somebody else's contact again, after STOP_GRACE_PERIOD is used up.
+# Seconds for archiving another user's contact again after STOP_GRACE_PERIOD is used up.
 CLEAN_UP_TIME = 10
-# Seconds that a rate limit may hold up a run. Intercom's windows have 10; more is most likely a
-# header in another unit, or a wrong clock.
+# Seconds for which a rate limit may delay a run. Intercom's windows last 10 seconds; a longer time
+# is probably a header in another unit, or a wrong clock.
 MAX_PAUSE = 300
 MAX_WRONG_USER_ATTEMPTS = 3  # responses about another user that one row may get
 USE_CONTACTS = "; apps on API 2.x need user_url = https://api.intercom.io/contacts"
@@ -6165,7 +6410,7 @@ NO_VALID_RESPONSE = (
     "no valid response from Intercom; check [intercom] user_url and api_version, the network and "
     "its proxy"
 )
-# What responses mean that every other user would get too, and which setting to change.
+# Explanations of the responses that every other user would get too, and what to change.
 FATAL_STATUSES = {
     401: f"Intercom rejected the credentials; {CREDENTIALS_ADVICE}",
     402: "the workspace's plan does not include this, or payment is due",
@@ -6180,19 +6425,19 @@ NOT_ABOUT_THE_URL = (401, 402, 407)
 
 
 class Verdict(Enum):
-    """What a response means for a user."""
+    """The outcome that a response means for a user."""
 
     ACCEPTED = auto()
-    RETRY = auto()  # try again later; it may be a passing fault
+    RETRY = auto()  # try again later; the failure may be temporary
     REJECTED = auto()  # this row can't be imported
-    BLOCKED = auto()  # a 403 that isn't Intercom's own: a firewall's, about this row
+    BLOCKED = auto()  # a 403 from a firewall, not Intercom, about this row
     WRONG_USER = auto()  # a response to the request for another user
     FATAL = auto()  # every other user would get the same
 
 
 @dataclass
 class ErrorDetails:
-    """Intercom's error list, in whatever shape.
+    """The error list in a response, in any shape.
 
     https://developers.intercom.com/docs/references/rest-api/errors/error-objects
     """
@@ -6203,7 +6448,7 @@ class ErrorDetails:
 
 
 def parse_errors(response: Response) -> ErrorDetails:
-    """Read Intercom's error list; gateways and older versions write it in other shapes too."""
+    """Read Intercom's error list; gateways and older versions use other shapes."""
     listed = response.json.get("errors")
     if not isinstance(listed, list):
         listed = [listed]  # one error, or None
@@ -6216,6 +6461,7 @@ def parse_errors(response: Response) -> ErrorDetails:
             codes.append(str(error.get("code")))
             if not any(words):  # {"email": "is invalid"}
                 words = list(error.values())
+        # A gateway may write null or an object for a code or a message.
         shown = [str(word) for word in words if isinstance(word, str | int)]
         if shown:
             texts.append(": ".join(shown))
@@ -6229,10 +6475,10 @@ def has_error_list(response: Response | NoResponse) -> bool:
     return isinstance(response, Response) and bool(parse_errors(response).text)
 
 
-def is_person(response: Response | NoResponse) -> TypeGuard[Response]:
-    """Return whether this is a user or contact, as Intercom confirms it.
+def is_user_or_contact(response: Response | NoResponse) -> TypeGuard[Response]:
+    """Return whether Intercom confirms a user or contact with this response.
 
-    A captive portal's page has status 200 as well, so the status alone says nothing.
+    A captive portal's page has status 200 too, so the status alone proves nothing.
     """
     if isinstance(response, NoResponse):
         return False
@@ -6242,11 +6488,11 @@ def is_person(response: Response | NoResponse) -> TypeGuard[Response]:
     if kind:
         # {"type": "list"} and {"type": "admin", "id": "1"} are Intercom's too, but not users.
         return kind in ("user", "contact", "lead")
-    return bool(person_id(response))
+    return bool(response_id(response))
 
 
-def person_id(response: Response | NoResponse) -> str:
-    """Return the id in a response, or "" if it has none that looks like one."""
+def response_id(response: Response | NoResponse) -> str:
+    """Return the id in a response, or "" if it has no valid one."""
     if isinstance(response, NoResponse):
         return ""
     found = response.json.get("id")
@@ -6263,8 +6509,10 @@ def names_another_user(response: Response, user_id: str) -> bool:
     """
     if not user_id:
         return False
+    # /users calls it user_id, /contacts external_id.
     for name in ("user_id", "external_id"):
         found = response.json.get(name)
+        # A response without an id of its own proves nothing against it.
         if found in (None, "", user_id):
             continue
         if normalize_id(str(found)) != normalize_id(user_id):
@@ -6273,15 +6521,16 @@ def names_another_user(response: Response, user_id: str) -> bool:
 
 
 def normalize_id(text: str) -> str:
-    """Return an id without what Intercom may change: Unicode form, case, blanks at the ends."""
+    """Normalize properties of an id that Intercom may change: Unicode form, case, outer blanks."""
     return unicodedata.normalize("NFC", text).strip().casefold()
 
 
 def describe_response(response: Response | NoResponse) -> str:
-    """Describe a response for logs and messages: the status, and Intercom's own errors."""
+    """Describe a response for logs and messages: its status, and the errors from Intercom."""
     if isinstance(response, NoResponse):
         return response.reason
-    if is_person(response):
+    # The rest of such a response is personal data, which a log doesn't need.
+    if is_user_or_contact(response):
         return str(response.status)
     errors = parse_errors(response)
     if not errors.text:
@@ -6294,7 +6543,7 @@ def describe_response(response: Response | NoResponse) -> str:
 
 
 def response_category(response: Response | NoResponse) -> str:
-    """Return what many responses may have in common, without details of one row.
+    """Return the part that many responses may share, without details of one row.
 
     Notices count rejected rows by it: "12 x 400 parameter_invalid: # is not an email address".
     """
@@ -6303,17 +6552,18 @@ def response_category(response: Response | NoResponse) -> str:
     text = parse_errors(response).text
     if not text:
         return f"{response.status}, response not from Intercom"
+    # With `#` for `jane@example.com`, the same problem of many rows is one category.
     return f"{response.status} {re.sub(ROW_DETAIL, '#', redact(text)[:1000])[:200]}"
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """What `classify` needs to know about a request."""
+    """The properties of a request that `classify` needs."""
 
     is_user_url: bool = True  # not the URL of one contact, whose id may be wrong
-    has_own_id: bool = False  # the row carries Intercom's id
+    has_intercom_id: bool = False  # the row carries Intercom's id
     user_id: str = ""  # of the row; blank if it has none
-    # Users were accepted: in this run, or in an earlier one, as the state file remembers.
+    # Whether users were accepted in this run or, according to the state file, in an earlier one.
     some_accepted: bool = False
 
 
@@ -6327,17 +6577,17 @@ def classify(response: Response | NoResponse, context: RequestContext) -> Verdic
             return Verdict.FATAL
         return Verdict.RETRY
     status = response.status
-    if is_person(response):
+    if is_user_or_contact(response):
         if names_another_user(response, context.user_id):
             return Verdict.WRONG_USER
         return Verdict.ACCEPTED
     if status < 300 or status in (408, 429) or status >= 500:
-        # Also a page with status 200, and a 103 whose final response didn't come.
+        # This includes a page with status 200, and a 103 without a final response.
         return Verdict.RETRY
     if is_fatal(response, context):
         return Verdict.FATAL
     if status == 403:
-        # Without Intercom's error list, a firewall rejected what this row contains.
+        # Without Intercom's error list, a firewall rejected the content of this row.
         return Verdict.BLOCKED
     return Verdict.REJECTED
 
@@ -6348,24 +6598,25 @@ def is_fatal(response: Response, context: RequestContext) -> bool:
     if status < 400 or status in (401, 402, 407):
         # A redirect isn't from Intercom. Following it would reveal the token to another server.
         return True
+    # Any other 400 is taken to be about this user's data.
     if status == 400:
         return is_wrong_version(response)
     if status == 403:
-        # Intercom's own is about the token. So is probably any before the first user is accepted;
-        # later, it is a firewall's.
+        # A 403 from Intercom is about the token. Before the first user is accepted, any 403
+        # probably is; after that, it comes from a firewall.
         return has_error_list(response) or not context.some_accepted
-    may_concern_row = context.some_accepted or context.has_own_id
+    may_concern_row = context.some_accepted or context.has_intercom_id
     if status == 404 and may_concern_row and has_error_list(response):
         # Intercom returns 404 for a wrong URL, but also for an id or a user that it can't find.
         return False
-    # At the URL of one contact they are about that contact.
+    # For the URL of one contact, these are about that contact.
     return status in (404, 405, 406) and context.is_user_url
 
 
 def is_wrong_version(response: Response) -> bool:
-    """Return whether Intercom says that the API version and the URL don't go together.
+    """Return whether Intercom reports that the API version doesn't match the URL.
 
-    Apps on API 2.x answer so to POST /users.
+    Apps on API 2.x respond like this to POST /users.
     """
     return "intercom_version_invalid" in parse_errors(response).codes
 
@@ -6378,6 +6629,7 @@ def fatal_reason(response: Response | NoResponse, settings: Settings) -> str:
             return f"TLS or proxy error; check REQUESTS_CA_BUNDLE and HTTPS_PROXY ({described})"
         return f"no valid response from Intercom; check the network and its proxy ({described})"
     advice = ""
+    # A 5xx or a page with status 200 doesn't hint at the wrong API version.
     is_about_url = (
         300 <= response.status < 500 and response.status not in NOT_ABOUT_THE_URL
     )
@@ -6388,7 +6640,7 @@ def fatal_reason(response: Response | NoResponse, settings: Settings) -> str:
 
 def explain_fatal(response: Response, settings: Settings) -> str:
     status = response.status
-    if is_person(response):
+    if is_user_or_contact(response):
         return (
             "the first response is about another user than the request; check the proxy or "
             "gateway between this machine and Intercom"
@@ -6412,7 +6664,7 @@ def explain_fatal(response: Response, settings: Settings) -> str:
 
 
 def retry_pause(response: Response | NoResponse) -> float:
-    """Return how many seconds a 429 asks us to wait, at most MAX_PAUSE; 0 for other responses."""
+    """Return the seconds to wait after a 429, at most MAX_PAUSE, or 0 for other responses."""
     if isinstance(response, NoResponse) or response.status != 429:
         return 0.0
     # Intercom sends X-RateLimit-Reset, and gateways in front of it Retry-After.
@@ -6435,7 +6687,7 @@ def seconds_of_retry_after(response: Response) -> float:
 
 
 def server_time(response: Response) -> float:
-    """Return the server's clock in UNIX seconds, or the local one if it doesn't tell."""
+    """Return the server's clock in UNIX seconds, or the local clock if it isn't sent."""
     date = response.date_header("Date")
     if date is None:
         return time.time()
@@ -6443,9 +6695,9 @@ def server_time(response: Response) -> float:
 
 
 def seconds_until_reset(response: Response) -> float | None:
-    """Return the seconds until X-RateLimit-Reset, or None if the response doesn't tell.
+    """Return the seconds until X-RateLimit-Reset, or None if the header is missing.
 
-    Both times are the server's, so that a wrong local clock does no harm.
+    Both times are from the server, so a wrong local clock does no harm.
 
     https://developers.intercom.com/docs/references/rest-api/errors/rate-limiting
     """
@@ -6456,7 +6708,7 @@ def seconds_until_reset(response: Response) -> float | None:
 
 
 class RateLimiter:
-    """Tracks Intercom's rate limit window, as the headers of its responses report it.
+    """Tracks Intercom's rate limit window, as reported in response headers.
 
     Call `acquire` before each request, and `release` with its response.
     """
@@ -6465,11 +6717,11 @@ class RateLimiter:
         self.stop = stop
         self.condition = threading.Condition()
         self.in_flight = 0
-        # How many requests a window allows. Until the first response says so, one at a time: the
-        # limit may be shared, and used up.
+        # The number of requests per window. Until the first response, requests are sent one at a
+        # time, because the limit may be shared and used up.
         self.per_window = 1.0
         self.remaining = 0  # of the current window
-        # The end of the window in UNIX seconds by Intercom's clock, to tell one from the next.
+        # The end of the window in UNIX seconds by Intercom's clock; it identifies the window.
         self.reset = 0
         self.window_end = 0.0  # the same by time.monotonic()
         self.blocked_until = 0.0  # time.monotonic() when the pause of a 429 ends
@@ -6477,9 +6729,9 @@ class RateLimiter:
     def acquire(self, not_before: float = 0.0, *, grace: float | None = None) -> bool:
         """Wait until another request may be sent; return False if the run stops first.
 
-        With `grace`, the request belongs to a user in flight: it is sent although the run stops,
-        until so many seconds after the time that such requests share. `not_before` is a time of
-        time.monotonic().
+        With `grace`, the request belongs to a user in flight: it is sent even if the run stops, up
+        to that many seconds after the deadline that such requests share. `not_before` is a time
+        by time.monotonic().
         """
         with self.condition:
             while True:
@@ -6490,11 +6742,13 @@ class RateLimiter:
                 if pause <= 0:
                     self.in_flight += 1
                     return True
+                # Wait briefly, to notice a signal, and less if a response changes the window.
                 self.condition.wait(min(POLL_INTERVAL, pause))
 
     def may_send(self, now: float, grace: float | None) -> bool:
         if grace is None:
             return not self.stop.is_set()
+        # The deadline is infinite as long as the run isn't stopping.
         return now < self.stop.deadline() + grace
 
     def release(self, response: Response | NoResponse) -> None:
@@ -6505,15 +6759,15 @@ class RateLimiter:
             self.condition.notify_all()
 
     def next_slot(self, now: float) -> float:
-        """Return the earliest time at which a request may go, as far as is known now."""
+        """Return the earliest time at which a request may be sent, as far as it is known."""
         if now < self.blocked_until:
             return self.blocked_until
         if now < self.window_end:
-            # Intercom hasn't counted the requests in flight yet, or not told of it.
+            # `remaining` doesn't include the requests in flight yet.
             if self.remaining > self.in_flight:
                 return 0.0
             return self.window_end
-        # All that is known of the window that has begun since is that it is as large.
+        # A new window has begun. All that is known about it is its size.
         if self.per_window > self.in_flight:
             return 0.0
         return math.inf  # until a response arrives
@@ -6521,12 +6775,13 @@ class RateLimiter:
     def update(self, response: Response | NoResponse, now: float) -> None:
         """Update the window from a response; responses may arrive out of order."""
         if isinstance(response, NoResponse):
-            self.remaining -= 1  # Intercom may have counted the request all the same
+            self.remaining -= 1  # Intercom may have counted the request anyway
             return
         self.per_window = math.inf  # a gateway may have no limit
         limit = response.int_header("X-RateLimit-Limit")
         if limit:
             self.per_window = limit
+        # The limit is the token's, so a 429 makes every thread wait, not only its own.
         self.blocked_until = max(self.blocked_until, now + retry_pause(response))
         reset = response.int_header("X-RateLimit-Reset")
         remaining = response.int_header("X-RateLimit-Remaining")
@@ -6534,20 +6789,20 @@ class RateLimiter:
         if reset is None or remaining is None or wait is None:
             return
         if reset < self.reset or not 0 < wait <= MAX_PAUSE:
-            return  # of an earlier window, or nonsense such as milliseconds
+            return  # an earlier window, or a wrong unit such as milliseconds
         if reset > self.reset:
             self.reset = reset
             self.remaining = remaining
             self.window_end = now + wait
         # An earlier response may arrive after a later one, so the lowest number is the newest.
         self.remaining = min(self.remaining, remaining)
-        # The Date header has whole seconds, so the earliest end of a window is the exact one.
+        # The Date header has whole seconds, so the earliest end of a window is the most exact.
         self.window_end = min(self.window_end, now + wait)
 
 
 @dataclass
 class RetryStatus:
-    """A retry that waits, for the progress line."""
+    """A pending retry, for the progress line."""
 
     number: int
     limit: int
@@ -6557,7 +6812,7 @@ class RetryStatus:
 
 @dataclass
 class RetryBudget:
-    """Counts the retries of one user, which all of its requests share."""
+    """Counts the retries that all requests for one user share."""
 
     limit: int
     used: int = 0
@@ -6617,9 +6872,11 @@ class IntercomClient:
         self.http = HttpClient(
             self.url,
             {
+                # Intercom answers 406 without it.
                 "Accept": "application/json",
                 "Authorization": settings.authorization,
                 "Content-Type": "application/json",
+                # Without it, the version set in Intercom's own app settings counts.
                 "Intercom-Version": settings.api_version,
                 "User-Agent": f"IntercomImporter/{VERSION}",
             },
@@ -6646,14 +6903,14 @@ class IntercomClient:
         """
         body = b""
         if request.payload is not None:
-            # Pure ASCII: nothing on the way can get the encoding wrong.
+            # The body is pure ASCII, so no gateway can get the encoding wrong.
             body = JSON_ENCODER.encode(request.payload).encode()
         while self.limiter.acquire(not_before, grace=grace):
             began = time.monotonic()
             if budget and not budget.started:
                 budget.started = began
-            # After a signal, a request has what is left of the time that they all share, which
-            # may end while it is on its way.
+            # After a signal, all requests share the same deadline, which may pass while this one
+            # is in flight.
             time_left = self.stop.deadline() + (grace or 0.0) - began
             response = self.http.request(
                 request.method,
@@ -6667,8 +6924,8 @@ class IntercomClient:
             log.debug("%s: %s in %.3f s", request, describe_response(response), seconds)
             if isinstance(response, Response) or not response.is_stale_connection:
                 return response
-            # The server had closed it before the request arrived. That is no failure, so try
-            # again at once; a new connection can't be stale.
+            # The server closed the connection before the request arrived. That isn't a failure, so
+            # try again at once, on a new connection.
             fresh = True
         return UNSENT
 
@@ -6684,9 +6941,10 @@ class IntercomClient:
         """Send a request until a response is final, or the user's retries are used up.
 
         Return the last response. Once the run stops, nothing is retried, and a user's first
-        request is not sent any more. Those that follow it are, but `grace` seconds after the time
-        that such requests share at most.
+        request is no longer sent. Those that follow it are, until `grace` seconds after the
+        deadline that such requests share.
         """
+        # Requests about the workspace aren't any user's, so each has retries of its own.
         if budget is None:
             budget = RetryBudget(self.settings.intercom.retries)
         if budget.started:
@@ -6700,7 +6958,7 @@ class IntercomClient:
             next_response = self.send(request, not_before=due, fresh=fresh)
             self.waiting.pop(threading.get_ident(), None)
             if next_response is UNSENT:
-                break  # the response before it says more about this user
+                break  # the previous response says more about this user
             response = next_response
         return response
 
@@ -6724,12 +6982,13 @@ class IntercomClient:
     ) -> float:
         """Log a retry, show it in the progress line, and return when it is due."""
         described = describe_response(response)
+        # A 429 may ask for a longer pause than [intercom] timeout, but not for a shorter one.
         pause = max(self.settings.intercom.timeout, retry_pause(response))
         due = time.monotonic() + pause
         retry = RetryStatus(budget.used, budget.limit, due, described)
         self.waiting[threading.get_ident()] = retry
         log.warning(
-            "%s: %s; retrying in %.3g s (attempt %d of %d)",
+            "%s: %s; retrying in %.3g s (retry %d of %d)",
             request,
             described,
             pause,
@@ -6741,23 +7000,24 @@ class IntercomClient:
     # The workspace
 
     def api_url(self, path: str) -> str:
-        """Return a URL of the API beside user_url, such as .../data_attributes."""
+        """Return a URL of the API next to user_url, such as .../data_attributes."""
         return self.url.rpartition("/")[0] + path
 
     def me(self) -> Response | NoResponse:
-        """Ask once, without retries, whose credentials these are."""
+        """Request the owner of the credentials, without retries."""
         parts = urlsplit(self.url)
         return self.send(ApiRequest("GET", f"{parts.scheme}://{parts.netloc}/me"))
 
     def first_page(self) -> Response | NoResponse:
-        """Ask once for one user, to see whether the API version and the URL are right."""
+        """Request one user, without retries, to check the API version and the URL."""
         return self.send(ApiRequest("GET", f"{self.url}?per_page=1"))
 
     def list_attributes(self, *, retry: bool) -> Response | NoResponse:
-        """Ask for the workspace's attributes of contacts, archived ones included.
+        """Request the workspace's contact attributes, including archived ones.
 
         https://developers.intercom.com/docs/references/rest-api/api.intercom.io/data-attributes
         """
+        # Archived ones are asked for so that the message isn't just "missing".
         url = self.api_url("/data_attributes?model=contact&include_archived=true")
         request = ApiRequest("GET", url)
         if not retry:
@@ -6774,8 +7034,9 @@ class IntercomClient:
         return self.send_with_retries(request, is_attribute_or_refusal)
 
 
-def is_passing_fault(response: Response) -> bool:
+def is_temporary_failure(response: Response) -> bool:
     """Return whether an unexpected response may be a temporary failure."""
+    # No context is needed: whether to retry never depends on the row.
     return classify(response, RequestContext()) is Verdict.RETRY
 
 
@@ -6786,12 +7047,13 @@ def is_attribute_list(response: Response | NoResponse) -> TypeGuard[Response]:
 
 
 def is_attribute_list_or_refusal(response: Response) -> bool:
-    return is_attribute_list(response) or not is_passing_fault(response)
+    return is_attribute_list(response) or not is_temporary_failure(response)
 
 
 def is_attribute_or_refusal(response: Response) -> bool:
+    # A captive portal's page has no name in it, and is tried again.
     is_attribute = response.status == 200 and "name" in response.json
-    return is_attribute or not is_passing_fault(response)
+    return is_attribute or not is_temporary_failure(response)
 
 
 def parse_attributes(response: Response) -> dict[str, WorkspaceAttribute]:
@@ -6813,24 +7075,25 @@ def parse_attribute(item: dict[str, Any]) -> WorkspaceAttribute:
         options = tuple(option_text(option) for option in item["options"])
     data_type = str(item.get("data_type"))
     if data_type in ("options", "list"):
-        data_type = "string"  # as lists of options are called in requests, and in Intercom itself
+        data_type = "string"  # what requests and Intercom's UI call it
     return WorkspaceAttribute(
         data_type,
         is_archived=bool(item.get("archived")),
+        # A response that doesn't say so must not stop the run.
         is_writable=item.get("api_writable") is not False,
         options=options,
     )
 
 
 def option_text(option: object) -> str:
-    """Return the text of an option, which the API lists as a text or as an object."""
+    """Return the text of an option, which the API returns as a string or an object."""
     if isinstance(option, dict):
         return str(option.get("value", option.get("label", "")))
     return str(option)
 
 
 class AttributeReport:
-    """How the mapped custom attributes compare to those of the workspace."""
+    """The differences between the mapped custom attributes and the workspace's."""
 
     def __init__(
         self, settings: Settings, existing: dict[str, WorkspaceAttribute]
@@ -6855,10 +7118,11 @@ class AttributeReport:
             self.options[name] = attribute.options
 
     def compare_missing(self, name: str, types: tuple[str, ...]) -> None:
-        """Note a missing attribute, or the existing one that was probably meant."""
+        """Record a missing attribute, and suggest the existing one that was probably meant."""
         similar = [
             each for each in self.existing if plain_name(each) == plain_name(name)
         ]
+        # Without create_attributes, a missing attribute stops the run: contacts would be refused.
         if not self.may_create:
             self.missing[name] = types
             hint = ""
@@ -6879,13 +7143,14 @@ class AttributeReport:
 
 def plain_name(name: str) -> str:
     """Return an attribute's name without case and punctuation."""
+    # `Plan name`, `plan_name` and `planName` are alike.
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def check_attributes(client: IntercomClient, *, retry: bool) -> AttributeReport | None:
     """Compare the mapped custom attributes with the workspace's, for /contacts.
 
-    Return None if there is nothing to compare, or the token may not read them. Raise RunAborted
+    Return None if there is nothing to compare or the token can't read them. Raise RunAborted
     if Intercom doesn't answer.
     """
     settings = client.settings
@@ -6895,8 +7160,8 @@ def check_attributes(client: IntercomClient, *, retry: bool) -> AttributeReport 
     if is_attribute_list(response):
         return AttributeReport(settings, parse_attributes(response))
     if status_of(response) in (403, 404):
-        # A token may be allowed to write contacts and not to read attributes. If one is missing,
-        # Intercom rejects its users, and says why.
+        # A token may be allowed to write contacts but not to read attributes. If an attribute is
+        # missing, Intercom rejects its users with a reason.
         return None
     raise RunAborted(fatal_reason(response, settings))
 
@@ -6910,7 +7175,7 @@ def attributes_problem(report: AttributeReport) -> str:
 def create_missing_attributes(client: IntercomClient, report: AttributeReport) -> None:
     """Create the missing custom attributes. Raise RunAborted if Intercom refuses one.
 
-    If it does, the list is read again: the answer to an earlier attempt may have been lost.
+    If it does, read the list again: the response to an earlier attempt may have been lost.
     """
     for name, types in report.missing.items():
         response = client.create_attribute(name, types[0])
@@ -6925,7 +7190,7 @@ def create_missing_attributes(client: IntercomClient, report: AttributeReport) -
         if attribute is None or attribute.problem(types):
             described = describe_response(response)
             raise RunAborted(f"can't create custom attribute {name} ({described})")
-        log.info("custom attribute %s (%s) exists by now", name, attribute.data_type)
+        log.info("custom attribute %s (%s) already exists", name, attribute.data_type)
 
 
 @dataclass(eq=False)
@@ -6934,11 +7199,12 @@ class Upload:
 
     row: Row
     user: UserPayload
-    contact_id: str = ""  # Intercom's own, as remembered or from the row
+    contact_id: str = ""  # Intercom's id, from the state file or the row
     digest: bytes = b""
-    label: str = field(init=False)  # what logs call it
+    label: str = field(init=False)  # its name in logs
 
     def __post_init__(self) -> None:
+        # map_row has rejected each row that has none of them.
         name = next(name for name in IDENTITY_FIELDS if name in self.user)
         self.label = f"line {self.row.line} {name}={self.user[name]}"
 
@@ -6955,6 +7221,7 @@ def build_request(
 ) -> ApiRequest:
     """Return the request for a user; `contact_id` is blank if the contact isn't known."""
     url = settings.intercom.user_url
+    # POST /users adds or updates by itself, so the same request does for every user.
     if not settings.uses_contacts:
         return ApiRequest("POST", url, upload.user, label=upload)
     contact = to_contact(upload.user)
@@ -6962,6 +7229,7 @@ def build_request(
         # Without a role, a contact that has only an e-mail address would be a lead.
         contact = {"role": "user", **contact}
         return ApiRequest("POST", url, contact, label=upload)
+    # Set only for a lead that becomes a user; all others keep the role they have.
     if role:
         contact = {"role": role, **contact}
     return ApiRequest("PUT", contact_url(settings, contact_id), contact, label=upload)
@@ -6980,6 +7248,8 @@ class ExistingContact(NamedTuple):
     is_archived: bool
 
 
+# The text without "archived" is documented; the one with it, only in a draft of Intercom's API
+# description (Intercom-OpenAPI#543).
 EXISTING_CONTACT = (
     "(archived )?contact matching those details already exists with id=([A-Za-z0-9_-]+)"
 )
@@ -6989,7 +7259,7 @@ def find_existing_contact(response: Response | NoResponse) -> ExistingContact | 
     """Return the contact that a 409 names, or None if it isn't that kind of response."""
     if not isinstance(response, Response) or response.status != 409:
         return None
-    # Only in the JSON: a page that echoes such a sentence names no contact.
+    # Search only the JSON, because a page may echo such a sentence.
     match = re.search(EXISTING_CONTACT, parse_errors(response).text)
     if not match:
         return None
@@ -6998,22 +7268,22 @@ def find_existing_contact(response: Response | NoResponse) -> ExistingContact | 
 
 @dataclass
 class UpsertResult:
-    """How the requests for one user ended."""
+    """The outcome of the requests for one user."""
 
     response: Response | NoResponse
     context: RequestContext = field(default_factory=RequestContext)
     contact_id: str = ""
-    stale_contact_id: str = ""  # a remembered one that Intercom doesn't know any more
+    stale_contact_id: str = ""  # a remembered one that no longer exists in Intercom
     rejection: RowRejected | None = None  # decided here, not by a response
     error: Exception | None = None  # unexpected, while there was no response to judge
     started: float = 0.0  # time.monotonic() of the first attempt
     is_unsent: bool = False  # the run stopped before the first request
-    # It is about another user, and none about the right one came before it.
+    # The response is about another user, and no earlier one was about the right user.
     is_first_response: bool = False
 
 
 class Upsert:
-    """Creates or updates one user, with all the requests that this takes.
+    """Creates or updates one user, with all the requests that are needed.
 
     https://developers.intercom.com/docs/references/rest-api/api.intercom.io/contacts
     """
@@ -7027,19 +7297,21 @@ class Upsert:
         self.is_first_response = False
 
     def run(self) -> UpsertResult:
+        # An id that the row itself contains is never replaced by that of another contact.
         is_remembered = self.contact_id != "" and "id" not in self.upload.user
         stale_contact_id = ""
         result = self.send_user()
         if is_remembered and status_of(result.response) in (404, 409, 410):
-            # The remembered contact was merged, deleted, or belongs to somebody else by now.
+            # The remembered contact was merged or deleted, or now belongs to another user.
             stale_contact_id = self.contact_id
             self.contact_id = ""
             result = self.send_user()
         if self.settings.uses_contacts and not self.contact_id:
-            # The 409 of a PUT names another contact, which has the new address of this one.
+            # A 409 after a PUT names another contact, which already has this one's new address.
             existing = find_existing_contact(result.response)
             if existing:
                 result = self.update_existing(existing)
+        # Only the main thread writes to the state, so it is told what to forget.
         result.stale_contact_id = stale_contact_id
         result.started = self.budget.started
         result.is_unsent = not self.budget.started
@@ -7050,7 +7322,7 @@ class Upsert:
         request = build_request(self.upload, self.settings, self.contact_id, role)
         context = RequestContext(
             is_user_url=request.url == self.client.url,
-            has_own_id="id" in self.upload.user,
+            has_intercom_id="id" in self.upload.user,
             user_id=self.upload.user_id,
         )
         response = self.attempt(request, context)
@@ -7059,10 +7331,11 @@ class Upsert:
                 break
             log.warning("%s: the response is about another user", self.upload)
             if not self.client.has_responded:
-                # Every response may be another user's. The run has to stop.
+                # Every response may be about another user, so the run has to stop.
                 self.is_first_response = True
             if self.is_first_response or self.client.stop.is_set():
                 break
+            # A new connection can't hold another request's response.
             response = self.attempt(request, context, fresh=True)
         if isinstance(response, Response):
             # From now on, a response about another user is an exception.
@@ -7083,8 +7356,8 @@ class Upsert:
         self, response: Response | NoResponse, context: RequestContext
     ) -> UpsertResult:
         contact_id = self.contact_id
-        if is_person(response):
-            contact_id = person_id(response) or contact_id
+        if is_user_or_contact(response):
+            contact_id = response_id(response) or contact_id
         return UpsertResult(
             response,
             context,
@@ -7093,7 +7366,7 @@ class Upsert:
         )
 
     def update_existing(self, existing: ExistingContact) -> UpsertResult:
-        """Update the contact that Intercom found by the row's details, if it is the row's own."""
+        """Update the contact that Intercom found by the row's details, if it is the same user."""
         self.contact_id = existing.contact_id
         if existing.is_archived and not self.settings.intercom.unarchive:
             return self.rejected(
@@ -7103,25 +7376,27 @@ class Upsert:
             )
         if existing.is_archived:
             restored = self.ask("POST", "/unarchive")
-            if not is_person(restored):
+            if not is_user_or_contact(restored):
                 return self.result(restored, RequestContext(is_user_url=False))
         if self.upload.user_id and "email" not in self.upload.user:
             # Intercom can only have found it by its own user_id.
             return self.send_user()
+        # The 409 doesn't say whether the user_id or only the e-mail address was found.
         found = self.ask("GET")
-        if not is_person(found) or self.is_somebody_elses(found):
+        if not is_user_or_contact(found) or self.belongs_to_other_user(found):
             return self.leave_existing(existing, found)
         if found.json.get("role") == "lead":
-            # A lead had only used the messenger; its e-mail address is now that of a user.
+            # A lead has only used the messenger; its e-mail address now belongs to a user.
             return self.send_user(role="user")
         return self.send_user()
 
-    def is_somebody_elses(self, contact: Response) -> bool:
-        """Return whether a contact is another user's, who has the same e-mail address."""
+    def belongs_to_other_user(self, contact: Response) -> bool:
+        """Return whether a contact is another user with the same e-mail address."""
         if contact.json.get("role") == "lead":
-            return False  # a lead's external_id is made up by Intercom
+            return False  # Intercom generates the external_id of a lead
         user_id = self.upload.user_id
         other_id = contact.json.get("external_id")
+        # If either has no id, the e-mail address is all that there is to compare.
         return bool(user_id and other_id) and str(other_id) != user_id
 
     def leave_existing(
@@ -7135,7 +7410,7 @@ class Upsert:
                 "could not be archived again: archive it in Intercom"
             )
             log.warning("%s: %s", self.upload, note)
-        if not is_person(found):
+        if not is_user_or_contact(found):
             return self.result(found, RequestContext(is_user_url=False))
         message = (
             f"the e-mail address belongs to contact {self.contact_id} with external_id "
@@ -7147,13 +7422,14 @@ class Upsert:
 
     def archive_again(self) -> bool:
         """Archive the contact again, even if the run has stopped; return whether it is."""
-        return is_person(self.ask("POST", "/archive", grace=CLEAN_UP_TIME))
+        return is_user_or_contact(self.ask("POST", "/archive", grace=CLEAN_UP_TIME))
 
     def ask(
         self, method: str, path: str = "", *, grace: float = 0.0
     ) -> Response | NoResponse:
         """Send a request about the existing contact, within the retries of this user."""
         payload: UserPayload | None = None
+        # /archive and /unarchive need no data, but the Content-Type header promises JSON.
         if method == "POST":
             payload = {}
         url = contact_url(self.settings, self.contact_id) + path
@@ -7163,21 +7439,21 @@ class Upsert:
             budget=self.budget,
             grace=grace,
         )
-        if is_person(response) and not self.is_about_contact(response):
+        if is_user_or_contact(response) and not self.is_about_contact(response):
             # Comparing it might let this row overwrite another contact.
             return NoResponse("the response is about another contact")
         return response
 
     def is_final(self, response: Response) -> bool:
-        if is_person(response):
+        if is_user_or_contact(response):
             return self.is_about_contact(response)
-        return not is_passing_fault(response)
+        return not is_temporary_failure(response)
 
     def is_about_contact(self, person: Response) -> bool:
-        return person_id(person) in ("", self.contact_id)
+        return response_id(person) in ("", self.contact_id)
 
     def rejected(self, category: str, message: str) -> UpsertResult:
-        """Return a rejection for a reason that isn't in a single response."""
+        """Return a rejection whose reason isn't a single response."""
         result = UpsertResult(NoResponse(message))
         result.rejection = RowRejected(category, message)
         return result
@@ -7199,9 +7475,9 @@ def json_of(response: Response | NoResponse) -> dict[str, Any]:
 #### Sync state
 
 SQLITE_BUSY_TIMEOUT = 5.0  # seconds to wait for another program's lock
-# Identifies state files among SQLite files. It has to change if the tables do.
+# Identifies a SQLite file as a state file. It has to change if the tables change.
 STATE_APPLICATION_ID = 0x49435331
-STATE_VERSION = 1  # 0: version 1.1 wrote it, which kept no marker of accepted users
+STATE_VERSION = 1  # 0: written by version 1.1, which had no marker of accepted users
 # With a write-ahead log, saving a user costs no fsync, and kill -9 loses nothing that was saved.
 STATE_SCHEMA = f"""
 PRAGMA journal_mode = WAL;
@@ -7213,23 +7489,23 @@ PRAGMA application_id = {STATE_APPLICATION_ID};
 PRAGMA user_version = {STATE_VERSION};
 COMMIT
 """
-# Stored under this key once Intercom has accepted a user. Digests don't tell: they are cleared
-# whenever a user is sent again. No user has this key, as those begin with "user_id=" and the like.
+# The key of a record that shows that Intercom has accepted a user. Digests can't show it, because
+# they are cleared before a user is sent again. Keys of users begin with "user_id=" or the like.
 ACCEPTED_MARKER = "\0accepted"
 
 
 class RememberedUser(NamedTuple):
     """A user's record in the state file."""
 
-    digest: bytes  # b"" if it isn't certain what Intercom has
+    digest: bytes  # b"" if the user's state in Intercom is unknown
     contact_id: str
 
 
 class SyncState:
-    """Remembers a digest of what Intercom last accepted for each user, and the contact's id.
+    """Stores a digest of each user as last accepted by Intercom, and the contact's id.
 
-    It is separate for each user_url and credentials. When in doubt it forgets: a digest is cleared
-    before its user is sent again, or when another row turns out to be the same contact.
+    Records are separate for each user_url and credentials. When in doubt, a digest is cleared:
+    before its user is sent again, or if another row turns out to be the same contact.
     """
 
     def __init__(self, settings: Settings, *, write: bool) -> None:
@@ -7249,22 +7525,22 @@ class SyncState:
         try:
             self.prepare(write=write)
         finally:
-            # SQLite has its files open now. Except on Windows, they need no names any more, so that
-            # nothing of them is left even if Ctrl-C ends the process.
+            # SQLite has opened its files. Except on Windows, they can be deleted now, so they don't
+            # remain even if Ctrl-C ends the process.
             self.remove_snapshot()
 
     def connect(self, *, write: bool) -> sqlite3.Connection:
-        """Open the database. Without `write`, SQLite leaves no file of its own next to it."""
+        """Open the database. Without `write`, SQLite creates no files next to it."""
         options = "mode=rwc"
         path = self.path
         if write:
             path.parent.mkdir(parents=True, exist_ok=True)
         elif Path(f"{path}-wal").exists():
-            # A run was killed, or is in progress. To read the log that is left, SQLite creates a
-            # -shm file next to it.
+            # A run was killed, or is in progress. To read its log, SQLite would create a -shm file
+            # next to it.
             path = self.copy_with_log()
         else:
-            # Otherwise SQLite would create both files only to find out that there is no log.
+            # Otherwise, SQLite would create both files just to find that there is no log.
             options = "mode=ro&immutable=1"
         uri = f"{path.as_uri()}?{options}"
         return sqlite3.connect(
@@ -7285,6 +7561,7 @@ class SyncState:
 
     def prepare(self, *, write: bool) -> None:
         """Create the tables in a new file. Raise RunAborted if it's another kind of file."""
+        # SQLite keeps this setting per connection and not in the file.
         self.execute("PRAGMA synchronous = NORMAL")
         is_new = write and self.execute("SELECT count(*) FROM sqlite_master") == (0,)
         if is_new:
@@ -7295,17 +7572,17 @@ class SyncState:
                 f"{self.path} is not a state file, or is from another version; "
                 "check [intercom] state_file"
             )
-        # A damaged schema shows here, before the first user is sent.
+        # This detects a damaged schema before the first user is sent.
         self.execute("SELECT key, digest, id, email FROM users LIMIT 1")
 
     def close(self) -> None:
-        """Close the database, with all that was saved in its main file."""
+        """Close the database, which moves everything saved to its main file."""
         with contextlib.suppress(sqlite3.Error):
             self.database.close()
         self.remove_snapshot()
 
     def execute(self, statement: str, *values: object) -> Any:
-        """Return the first row of the result. Raise RunAborted if the file can't be relied on."""
+        """Return the first row of the result. Raise RunAborted if the file can't be used."""
         try:
             return self.database.execute(statement, values).fetchone()
         except sqlite3.Error as error:
@@ -7326,7 +7603,7 @@ class SyncState:
     def remembers_accepted_users(self) -> bool:
         """Return whether Intercom has accepted users before, with these credentials and URL.
 
-        A file of version 1.1 has no marker and doesn't tell whose its users are, so any counts.
+        A file from version 1.1 has no marker or owner of its users, so any user counts.
         """
         marker = self.execute(
             "SELECT 1 FROM users WHERE key = ?", self.key(ACCEPTED_MARKER)
@@ -7346,7 +7623,7 @@ class SyncState:
         return RememberedUser(digest or b"", contact_id or "")
 
     def invalidate(self, user: UserPayload) -> None:
-        """Clear every digest that sending this user may make wrong.
+        """Clear every digest that may become wrong when this user is sent.
 
         Intercom matches by id, then user_id, then e-mail address. This comes before the request:
         if its response is lost, the user's state in Intercom is unknown.
@@ -7371,8 +7648,8 @@ class SyncState:
     def save(self, upload: Upload, contact_id: str) -> None:
         """Save an accepted user, replacing other records of the same contact.
 
-        A user may be known by user_id in one file and by e-mail address in another: with both
-        records, the older one would hide that the other file has changed the contact since.
+        A user may have a user_id in one file and only an e-mail address in another. If both records
+        were kept, the older one would hide changes made by the other file.
         """
         if not self.has_marker:
             self.execute(
@@ -7400,6 +7677,7 @@ def open_state(settings: Settings, *, write: bool) -> SyncState | None:
         return None
     if not write:
         try:
+            # SQLite creates the file empty, before it writes to it.
             exists = Path(settings.intercom.state_file).stat().st_size > 0
         except (OSError, ValueError):
             exists = False
@@ -7409,11 +7687,12 @@ def open_state(settings: Settings, *, write: bool) -> SyncState | None:
 
 
 def recall_upload(upload: Upload, state: SyncState, settings: Settings) -> bool:
-    """Recall the contact's id, and return whether the user is as it was last sent."""
+    """Load the contact's id, and return whether the user is unchanged since it was last sent."""
     upload.digest = hashlib.sha256(JSON_ENCODER.encode(upload.user).encode()).digest()
     remembered = state.load(upload.user)
     if settings.uses_contacts and not upload.contact_id:
         upload.contact_id = remembered.contact_id
+    # `new_session` is an event and not data: the same row means another session each time.
     if any(upload.user.get(name) for name in FIELDS_WITH_SIDE_EFFECTS):
         return False
     return remembered.digest == upload.digest
@@ -7422,15 +7701,15 @@ def recall_upload(upload: Upload, state: SyncState, settings: Settings) -> bool:
 #### Logging and notices
 
 TIME_IN_NAME = "%Y-%m-%dT%H-%M-%S"  # without colons, which Windows doesn't allow
-# Only these are ever removed; whatever else is in the folder belongs to somebody else.
+# Only these files are ever removed; other files in the folder aren't ours.
 LOG_NAME = r"([0-9-]{10}T[0-9-]{8})(-\d+)?_(debug|error)\.log"
-NOTICE_TIME = 10.0  # seconds in all, whatever name servers and servers do
+NOTICE_TIME = 10.0  # seconds in total, including DNS lookups
 NOTICE_ATTEMPTS = 3
 NOTICE_PAUSES = (1.0, 4.0)  # seconds after the first and the second attempt
 MIN_ATTEMPT_TIME = 1.0  # seconds
 MAX_NOTICE_LENGTH = 8000  # characters; Hipchat allows 10,000
 MAX_NOTICE_LINE = 2000
-NOTICE_END = 4  # lines at the end that are never left out: they say where the rest is
+NOTICE_END = 4  # lines at the end that are never omitted: they say where the rest is
 # Slack's messages have no color, so an emoji shows at a glance how a run ended.
 EMOJI = {
     "green": ":white_check_mark:",
@@ -7483,7 +7762,7 @@ def create_unique(folder: str | Path, name: str, ending: str) -> Path:
     number = 1
     while True:
         try:
-            # Unlike a look whether it exists, this can't give two runs the same file.
+            # Unlike a check whether it exists, this can't give two runs the same file.
             path.open("x").close()
             return path
         except FileExistsError:
@@ -7491,7 +7770,7 @@ def create_unique(folder: str | Path, name: str, ending: str) -> Path:
             path = folder / f"{name}-{number}{ending}"
 
 
-# Many lines are logged in each second, and strftime takes longer than all the rest of a line.
+# Many lines are logged per second, and strftime takes longer than the rest of a line.
 @lru_cache(1)
 def format_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
@@ -7504,7 +7783,7 @@ class RedactingFormatter(logging.Formatter):
         moment = f"{format_second(int(record.created))}.{int(record.msecs):03}"
         lines = [f"{moment} {record.levelname} {redact(record.getMessage())}"]
         if record.exc_info:
-            # Its lines are marked, so that no exception's text can pass for a line of its own.
+            # Its lines are marked, so an exception's message can't be mistaken for a log line.
             trace = self.formatException(record.exc_info)
             lines += [f"    | {redact(line)}" for line in trace.split("\n")]
         return "\n".join(lines)
@@ -7591,6 +7870,7 @@ def log_time(name: str) -> datetime | None:
     try:
         return datetime.strptime(match[1], TIME_IN_NAME)
     except ValueError:
+        # 2026-13-40T00-00-00 matches, but is no date.
         return None
 
 
@@ -7607,13 +7887,13 @@ class NoticeRequest:
 def hipchat_request(settings: Settings, text: str, color: str) -> NoticeRequest:
     """Return the request for API version 1 of Hipchat.
 
-    Hipchat itself was closed in 2019; api_url is for servers that still speak its language.
+    Hipchat itself was closed in 2019; api_url is for servers that still support its API.
     """
     query = {"format": "json", "auth_token": settings.hipchat.api_key}
     form = {
         "room_id": settings.hipchat.room_id,
         "from": settings.hipchat.sender,
-        # A reason may contain "@all". (The @ of an e-mail address mentions nobody.)
+        # A reason may contain "@all". (The @ of an e-mail address isn't a mention.)
         "message": re.sub(r"(?<!\w)@", "@ ", text),
         "message_format": "text",
         "color": color,
@@ -7662,9 +7942,9 @@ def describe_notice_response(response: Response | NoResponse) -> str:
 
 
 class NoticeDelivery:
-    """Delivers one notice, with up to three attempts, in a thread of its own.
+    """Delivers one notice in a separate thread, with up to three attempts.
 
-    The thread is abandoned if a DNS lookup hangs: nothing interrupts getaddrinfo.
+    The thread is abandoned if a DNS lookup hangs, because getaddrinfo can't be interrupted.
     """
 
     def __init__(self, request: NoticeRequest, stop: StopSignal) -> None:
@@ -7709,9 +7989,9 @@ class NoticeDelivery:
                 return
 
     def seconds_for(self, attempt: int) -> float:
-        """Return how long an attempt may take, so that there is time for those after it.
+        """Return how long an attempt may take, leaving time for the ones after it.
 
-        If nobody answers, the attempts end after 2.5, 4.75 and 10 seconds.
+        Without any response, the attempts end after 2.5, 4.75 and 10 seconds.
         """
         time_left = self.deadline - time.monotonic()
         share = time_left - sum(NOTICE_PAUSES[attempt - 1 :])
@@ -7722,7 +8002,7 @@ class NoticeDelivery:
     def pause(self, attempt: int, response: Response | NoResponse) -> bool:
         """Wait before the next attempt; return False if there is none.
 
-        After a signal, a notice is tried only once: somebody waits for the process to end.
+        After a signal, there is only one attempt, because something is waiting for the process.
         """
         seconds = NOTICE_PAUSES[attempt - 1]
         if isinstance(response, Response):
@@ -7737,7 +8017,7 @@ class NoticeDelivery:
     def wait(self, *, is_end: bool) -> bool:
         """Return whether it was delivered; don't wait once the run has to stop before its end."""
         while self.thread.is_alive() and time.monotonic() < self.deadline:
-            # The start notice isn't worth a delay of the end.
+            # The start notice isn't worth delaying the end of the run.
             if self.stop.is_set() and not is_end:
                 self.failure = "the run stopped before there was a response"
                 break
@@ -7746,11 +8026,12 @@ class NoticeDelivery:
 
 
 def fit_notice(lines: list[str]) -> str:
-    """Return the text of a notice. If it is too long, lines before the last few are left out."""
+    """Return the text of a notice. If it is too long, lines before the last few are omitted."""
     shown = [shorten(redact(line), MAX_NOTICE_LINE) for line in lines]
-    while len("\n".join(shown)) > MAX_NOTICE_LENGTH:
+    # The first line always stays: it says how the run ended.
+    while len("\n".join(shown)) > MAX_NOTICE_LENGTH and len(shown) > NOTICE_END + 1:
         del shown[-NOTICE_END - 1]
-    return "\n".join(shown)
+    return shorten("\n".join(shown), MAX_NOTICE_LENGTH)
 
 
 def notify(
@@ -7768,7 +8049,7 @@ def notify(
     Failures are printed (to standard error, or `stream`) and logged, but never raised.
     """
     text = fit_notice(lines)
-    # Both at the same time: if none answers, that costs ten seconds, not twenty.
+    # Both are sent at the same time: if neither responds, it takes ten seconds, not twenty.
     deliveries = []
     if settings.hipchat.use_hipchat and "Hipchat" in services:
         deliveries.append(NoticeDelivery(hipchat_request(settings, text, color), stop))
@@ -7787,8 +8068,8 @@ def notify(
 
 #### Progress
 
-REDRAW_INTERVAL = 0.25  # seconds; more often would only cost time
-DEFAULT_COLUMNS = 80  # if the terminal doesn't tell its width
+REDRAW_INTERVAL = 0.25  # seconds; a shorter one would only waste time
+DEFAULT_COLUMNS = 80  # if the width of the terminal is unknown
 FINISHING = (
     "finishing the current request... press Ctrl-C again to abort "
     "(remaining rows won't be saved)"
@@ -7797,7 +8078,7 @@ FINISHING = (
 
 @dataclass
 class ProgressState:
-    """What the progress line shows. The main thread sets it, another one draws it."""
+    """The contents of the progress line, set by the main thread and drawn by another."""
 
     phase: str = "reading"
     done: int = 0  # rows
@@ -7808,7 +8089,7 @@ class ProgressState:
     waiting: dict[int, RetryStatus] = field(default_factory=dict)
 
     def parts(self, now: float) -> list[str]:
-        """Return what to show, the most important part first."""
+        """Return the parts to show, the most important one first."""
         seconds = max(0.001, now - self.started)
         share = self.share
         if self.total:
@@ -7817,11 +8098,12 @@ class ProgressState:
             return [f"reading {share:4.0%}", f"{self.done:,} rows"]
         parts = [f"sending {share:4.0%}", f"{self.done:,} of {self.total:,}"]
         parts.append(f"{self.done / seconds:.1f} users/s")
-        if self.done:  # otherwise nobody knows
+        if self.done:  # otherwise, the time left is unknown
+            # From the rate so far, with pauses for retries and rate limits in it.
             left = timedelta(seconds=round(seconds / share - seconds))
             parts.append(f"{left} left")
         parts.append(f"{self.not_imported:,} not imported")
-        # A copy, as the worker threads go on changing it. There is room for the next one only.
+        # Copied, because worker threads keep changing it. There is only room for the next one.
         retries = sorted(self.waiting.copy().values(), key=lambda retry: retry.due)
         if retries:
             retry = retries[0]
@@ -7833,16 +8115,17 @@ class ProgressState:
 
 
 class ProgressLine:
-    """One line on a terminal, redrawn by a thread: a terminal that blocks delays no request.
+    """One line on a terminal, redrawn by a thread so that a blocked terminal delays no request.
 
-    (Ctrl-S blocks one, and so does an ssh connection that hangs.)
+    (Ctrl-S blocks a terminal, and so does a hanging ssh connection.)
     """
 
-    shown: ClassVar[ProgressLine | None] = None  # the one on the terminal now
+    shown: ClassVar[ProgressLine | None] = None  # the one that is currently shown
 
     def __init__(self, stop: StopSignal, *, is_wanted: bool) -> None:
         self.stop = stop
         self.state = ProgressState()
+        # A pipe or a log file would collect thousands of these lines.
         self.is_shown = is_wanted and is_terminal(sys.stderr)
         self.has_announced_stop = False
         self.lock = threading.Lock()  # held while anything is printed to the terminal
@@ -7850,14 +8133,17 @@ class ProgressLine:
         self.thread: threading.Thread | None = None
         if self.is_shown:
             ProgressLine.shown = self
+            # os.write() has no buffer and no lock that a blocked terminal could hold up.
             self.descriptor = sys.stderr.fileno()
             self.thread = threading.Thread(target=self.redraw_forever, daemon=True)
             self.thread.start()
 
     def start_sending(self, total: int, waiting: dict[int, RetryStatus]) -> None:
+        # A new object, so that the drawing thread never sees half of the change.
         self.state = ProgressState("sending", total=total, waiting=waiting)
 
     def redraw_forever(self) -> None:
+        # The wait comes first: a run of a few milliseconds doesn't flicker.
         while not self.finished.wait(REDRAW_INTERVAL):
             with self.lock:
                 self.announce_stop()
@@ -7866,7 +8152,8 @@ class ProgressLine:
             self.write("")
 
     def announce_stop(self) -> None:
-        """Say once, after Ctrl-C, what the run still waits for. (The signal handler can't.)"""
+        """After Ctrl-C, print once what the run is waiting for. (The signal handler can't.)"""
+        # While the file is read, nothing is in flight, so the run stops within a moment.
         is_waiting = self.stop.signum == signal.SIGINT and self.state.phase == "sending"
         if not is_waiting or self.has_announced_stop:
             return
@@ -7876,26 +8163,30 @@ class ProgressLine:
             os.write(self.descriptor, f"{FINISHING}\n".encode())
 
     def write(self, text: str) -> None:
-        """Replace the line. Blanks clear it, as old consoles of Windows know no escape codes.
+        """Replace the line. Blanks clear it, because old Windows consoles lack escape codes.
 
-        A retry's reason may contain a page's title in any language, but only of ASCII characters
-        it is certain that each takes one column.
+        A retry's reason may contain a page's title in any language, but only ASCII characters are
+        sure to take one column each.
         """
+        # Many terminals wrap a line that fills the last column.
         width = self.columns() - 1
         line = text[:width].ljust(width)
+        # The cursor returns to the start, so that whatever is printed next replaces the line.
         with contextlib.suppress(OSError):
             os.write(self.descriptor, f"\r{line}\r".encode("ascii", "replace"))
 
     def columns(self) -> int:
         """Return the width of the terminal, which may change during the run."""
         try:
+            # Serial consoles and some terminals in containers report a width of 0.
             return os.get_terminal_size(self.descriptor).columns or DEFAULT_COLUMNS
         except OSError:
             return DEFAULT_COLUMNS
 
     def close(self) -> None:
-        """Clear the line; a blocked terminal is left alone after a second."""
+        """Clear the line, but wait at most a second for a blocked terminal."""
         self.finished.set()
+        # From here on, `echo` doesn't wait for the lock, which a blocked write may still hold.
         ProgressLine.shown = None
         if self.thread:
             self.thread.join(timeout=1.0)
@@ -7906,9 +8197,11 @@ class ProgressLine:
 def progress_line_hidden(stream: TextIO | None) -> Iterator[None]:
     """Clear the progress line while something else is printed to the terminal."""
     progress = ProgressLine.shown
+    # Redirected output isn't on the same screen, so the line may stay.
     if progress is None or not is_terminal(stream):
         yield
         return
+    # The lock keeps the line from being redrawn in the middle of what is printed.
     with progress.lock:
         progress.write("")
         yield
@@ -7920,11 +8213,12 @@ MAX_CATEGORIES = 10  # of reasons in the summary; the others are counted togethe
 OTHER_REASONS = "other reasons"
 FLUSH_INTERVAL = 1.0  # seconds after which rejected rows are on disk
 MAX_REJECT_NAME = 150  # bytes of the input's name; most file systems allow 255 in all
-# The time of a run behind the name of the input, and a number if two runs began in one second.
+# The time of a run after the name of the input, and a number if two runs began in one second.
 TIME_AT_END = r"_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(-\d+)?$"
 FORBIDDEN_IN_NAMES = r'[<>:"/\\|?*\x00-\x1f]'  # on Windows
-# A cell that a spreadsheet takes for a formula, https://owasp.org/www-community/attacks/CSV_Injection
-# (also after a semicolon, at which many locales split the cells of any .csv file)
+# A cell that a spreadsheet treats as a formula:
+# https://owasp.org/www-community/attacks/CSV_Injection
+# (also after a semicolon, which separates the cells of .csv files in many locales)
 FORMULA_START = re.compile("(^\\s*|;)(?=[=+@\uff1d\uff0b\uff0d\uff20-])")
 
 
@@ -7944,6 +8238,7 @@ class RowCounts:
     def reject(self, category: str, rows: int = 1) -> None:
         """Count rows that are not imported."""
         self.not_imported += rows
+        # Each message of Intercom's is a category, but a notice has room for only a few.
         if category not in self.reasons and len(self.reasons) >= MAX_CATEGORIES:
             category = OTHER_REASONS
         self.reasons[category] += rows
@@ -7954,19 +8249,19 @@ def reject_name(file: InputFile, folder: Path, started: datetime) -> str:
     name = export_name(file.name) or file.name
     # realpath() because `../not_imported/x.csv` and a linked folder are the same folder.
     if os.path.realpath(Path(file.location).parent) == os.path.realpath(folder):
-        # The input is a reject file itself: its name must not grow with each round.
+        # The input is itself a reject file, whose name must not grow with each run.
         name = re.sub(TIME_AT_END, "", name)
     name = re.sub(FORBIDDEN_IN_NAMES, "-", name)
-    # Cut in bytes: 150 letters may have 600. The cut may be within one, which is then left out.
+    # Cut by bytes, because 150 letters may take 600. A letter that is cut is dropped.
     name = name.encode(errors="replace")[:MAX_REJECT_NAME].decode(errors="ignore")
     return f"{name}_{started:{TIME_IN_NAME}}"
 
 
 def find_line_ending(raw: bytes, encoding: str) -> bytes:
-    """Return the line ending of a row, or b"" if it has none, as only the file's last row may.
+    """Return the line ending of a row, or b"" if it has none (only the last row of a file).
 
-    It is looked for in the decoded text, as it has other bytes in UTF-16, and none that its codec
-    would write in unicode_escape.
+    The decoded text is searched, because a line ending has other bytes in UTF-16, and in
+    unicode_escape not those that the codec would write.
     """
     text = raw.decode(encoding, "replace")
     for ending in ("\r\n", "\n", "\r"):
@@ -7983,20 +8278,20 @@ class RejectStreams(NamedTuple):
 
 
 class RejectSizes(NamedTuple):
-    """How many bytes of both files are complete rows, and on disk."""
+    """The number of bytes of both files that are complete rows on disk."""
 
     rows: int = 0
     reasons: int = 0
 
 
 class RejectFile:
-    """The rows that are not imported, as they are in the input, and the reasons beside them.
+    """The rows that are not imported, as they are in the input, and a file with the reasons.
 
     The rows are the input's bytes: encoding the decoded text again would change it in cp932 or
     utf-7, which have several encodings of the same character.
 
-    Both files are created for the first row, so that they are never empty. Rows are on disk a
-    second after they were added, so that kill -9 loses no more than that. If they can't be written,
+    Both files are created with the first row, so they are never empty. Rows are on disk within a
+    second after they are added, so kill -9 loses no more than that. If they can't be written,
     `first_lost_line` is the first row that is only in the input.
     """
 
@@ -8021,7 +8316,7 @@ class RejectFile:
     def add(self, row: Row, user: str = "", reason: str = "") -> None:
         """Append a row and its reason, if any. Raise RunAborted if that's impossible."""
         if self.first_lost_line:
-            # With a gap in the file, there is no telling which rows are only in the input.
+            # With a gap in the file, it would be unclear which rows are only in the input.
             self.first_lost_line = min(self.first_lost_line, row.line)
             return
         self.first_line = min(self.first_line or row.line, row.line)
@@ -8036,7 +8331,7 @@ class RejectFile:
             self.give_up(error)
 
     def write_row(self, stream: BinaryIO, raw: bytes) -> None:
-        """Write a row as it is, on a line of its own.
+        """Write a row unchanged, on a separate line.
 
         The last row of the input may lack its line ending, and need not be the last one here:
         others in flight at the same time may be rejected after it.
@@ -8048,7 +8343,7 @@ class RejectFile:
         self.is_line_open = not ending
 
     def flush_if_due(self) -> None:
-        """Write what is buffered once a second. Raise RunAborted if that fails."""
+        """Write buffered data once a second. Raise RunAborted if that fails."""
         if self.first_unflushed_line is None or self.first_lost_line:
             return
         if time.monotonic() - self.flushed_at < FLUSH_INTERVAL:
@@ -8065,8 +8360,12 @@ class RejectFile:
         self.path = path
         self.reasons_path = reasons_path
         rows = path.open("wb")
-        # Excel takes a file for UTF-8 only if it begins with a byte-order mark.
-        reasons = reasons_path.open("w", encoding="utf-8-sig", newline="")
+        try:
+            # Excel recognizes UTF-8 only if the file begins with a byte-order mark.
+            reasons = reasons_path.open("w", encoding="utf-8-sig", newline="")
+        except OSError:
+            rows.close()  # Windows removes no open file
+            raise
         self.streams = RejectStreams(rows, reasons)
         rows.write(self.head)
         csv.writer(reasons).writerow(["line", "user", "reason"])
@@ -8087,15 +8386,15 @@ class RejectFile:
             self.give_up(error)
 
     def flush(self) -> None:
-        """Write what is buffered. Raise OSError if that fails, or if the file was deleted."""
+        """Write buffered data. Raise OSError if that fails, or if the file was deleted."""
         if self.streams is None or self.path is None:
             return
         for stream in self.streams:
             stream.flush()
         self.flushed_at = time.monotonic()
         if not self.path.exists():
-            # Writing to a deleted file succeeds silently, and the rows already written are gone
-            # as well.
+            # Writing to a deleted file succeeds silently, but the rows already written are gone
+            # too.
             self.first_unflushed_line = self.first_line
             raise FileNotFoundError(
                 errno.ENOENT, f"{self.path.name} was deleted during the run"
@@ -8105,7 +8404,8 @@ class RejectFile:
         self.first_unflushed_line = None
 
     def give_up(self, error: OSError | ValueError) -> NoReturn:
-        """Remove what is incomplete, and raise RunAborted."""
+        """Remove incomplete rows, and raise RunAborted."""
+        # Up to the last flush, all rows are on disk; what came later is cut off below.
         self.first_lost_line = self.first_unflushed_line or self.first_line
         self.close_quietly()
         with contextlib.suppress(OSError):
@@ -8116,7 +8416,7 @@ class RejectFile:
         )
 
     def truncate(self) -> None:
-        """Cut both files after their last complete row: half a row could look like a whole one."""
+        """Cut both files after the last complete row: half a row could look like a whole one."""
         if self.path is None or self.reasons_path is None:
             return
         if self.sizes.rows:
@@ -8141,22 +8441,22 @@ class RejectFile:
             return
         try:
             self.flush()
-            # A network disk may report only here that it is full.
-            os.fsync(self.streams.rows.fileno())
             for stream in self.streams:
+                # A network disk may report only here that it is full.
+                os.fsync(stream.fileno())
                 stream.close()
         except OSError as error:
             self.give_up(error)
 
     def discard(self) -> None:
-        """Remove both files: the run stopped before its first request, so the input has it all."""
+        """Remove both files if no request was sent, because the input still has all rows."""
         self.close_quietly()
         self.remove()
         self.path = None
         self.streams = None
 
     def location_lines(self) -> list[str]:
-        """Return lines that tell where the rejected rows are."""
+        """Return lines that show where the rejected rows are."""
         lines = []
         if self.first_lost_line:
             lines.append(
@@ -8174,12 +8474,12 @@ def write_reason(stream: TextIO, line: str, user: str, reason: str) -> None:
 
 
 def safe_cell(text: str) -> str:
-    """Return the text so that no spreadsheet takes it, or a part of it, for a formula."""
+    """Escape a text so that no spreadsheet treats it, or a part of it, as a formula."""
     return FORMULA_START.sub(r"\1'", redact(text))
 
 
 def save_whole_input(file: InputFile, settings: Settings, started: datetime) -> Path:
-    """Save all that came through a pipe, which nobody can read again. Return the file's path.
+    """Save all data from a pipe, which can't be read again. Return the file's path.
 
     Raise OSError if that fails.
     """
@@ -8203,24 +8503,26 @@ def save_whole_input(file: InputFile, settings: Settings, started: datetime) -> 
 # Users in a row that something on the way to Intercom rejects before the run stops. A firewall
 # that blocks a word in one user's data must not stop a run; one that blocks every user must.
 MAX_BLOCKED_IN_A_ROW = 100
-# If all of the first users are rejected, the settings don't suit the workspace. It takes more of
-# them if Intercom has accepted users before: with skip_unchanged, 100 rows that it always rejects
-# would otherwise stop every later run before the changed users behind them.
+# If all of the first users are rejected, the settings don't match the workspace. The limit is
+# higher if Intercom has accepted users before: with skip_unchanged, 100 rows that it always rejects
+# would otherwise stop every later run before the changed users after them.
 FIRST_USERS = 100
 FIRST_USERS_IF_KNOWN = 1000
-MIN_USERS_ALL_REJECTED = 5  # of a shorter file: fewer may all be rejected by chance
-# Seconds after the grace period until the run stops waiting for a request that hangs: nothing
-# interrupts a DNS lookup.
+MIN_USERS_ALL_REJECTED = 5  # for shorter files: fewer may all be rejected by chance
+# Seconds after the grace period until the run stops waiting for a hanging request, because a DNS
+# lookup can't be interrupted.
 ABANDON_AFTER = 30
 EARLIER_ROW_FAILED = "an earlier row for the same user was not imported"
+# The preflight has read them, but then the disk with the temporary copy failed.
+UNREADABLE_ROWS = "the copy of the input could not be read again"
 
 
 class IdentityIndex:
-    """A set of users that can tell whether another user is among them, as Intercom would.
+    """A set of users in which users are looked up by Intercom's rules.
 
-    Two rows are the same user if they have the same user_id; or the same e-mail address, and at
-    least one of them has no user_id; or the same id. Users with different user_ids may share an
-    address, such as noreply@example.com: they don't wait for each other, or fail with each other.
+    Two rows are for the same user if they have the same user_id or id, or if they have the same
+    e-mail address and at least one of them has no user_id. Users with different user_ids may share
+    an address, such as noreply@example.com; they don't affect each other.
     """
 
     def __init__(self) -> None:
@@ -8228,7 +8530,7 @@ class IdentityIndex:
         self.ids: Counter[str] = Counter()
         self.emails: Counter[str] = Counter()
         self.emails_without_user_id: Counter[str] = Counter()
-        # Which identity fields users have.
+        # The combinations of identity fields that the users have.
         self.kinds: Counter[frozenset[str]] = Counter()
 
     def add(self, user: UserPayload) -> None:
@@ -8250,21 +8552,22 @@ class IdentityIndex:
         change_count(self.kinds, identity_kinds(user), change)
 
     def has_same(self, user: UserPayload) -> bool:
-        """Return whether the user is among these."""
+        """Return whether the user is in the set."""
         if user.get("user_id") in self.user_ids or user.get("id") in self.ids:
             return True
         if "email" not in user:
             return False
         emails = self.emails
+        # Two rows with a user_id each are compared by that, and never by their addresses.
         if "user_id" in user:
             emails = self.emails_without_user_id
         return user["email"].lower() in emails
 
     def may_have_same(self, user: UserPayload) -> bool:
-        """Return whether the user is among these, or may be: if one of them has other fields only.
+        """Return whether the user is in the set, or may be, because one has only other fields.
 
-        The rows (user_id and e-mail), (user_id), (e-mail) may all be of one user. While the second
-        is in flight, nothing but its first row tells that the third is the same.
+        The rows (user_id and e-mail), (user_id), (e-mail) may all be for one user. While the second
+        is in flight, only the first row could show that the third is for the same user.
         """
         if self.has_same(user):
             return True
@@ -8283,33 +8586,35 @@ def identity_kinds(user: UserPayload) -> frozenset[str]:
 
 
 class OutageDetector:
-    """Tells a failure that concerns one user from one that every user would share.
+    """Distinguishes failures of single users from failures that affect every user.
 
-    One row that always fails must not block the rows behind it, several of them must not look like
-    an outage, and in an outage not every row may be tried 50 times.
+    One row that always fails must not block the rows after it, several such rows must not look like
+    an outage, and in an outage, the run must not try every row 50 times.
     """
 
     def __init__(self) -> None:
-        # Times are those of time.monotonic().
+        # Times are by time.monotonic().
         self.last_useful_response = -math.inf
         self.last_first_attempt = -math.inf  # of a user that used up its retries
         self.last_failure = ""  # its last response
 
     def record_useful_response(self, now: float) -> None:
-        """Note that Intercom accepted a user, or rejected one with its error list."""
+        """Record that Intercom accepted a user, or rejected one with its error list."""
         self.last_useful_response = now
 
     def record_failure(self, first_attempt: float, description: str) -> str:
-        """Note a user that used up its retries; return why no other is worth trying, or "".
+        """Record a user that used up its retries; return why to stop the run, or "".
 
-        That is so if it is the second one, and nothing useful came since the first attempt of the
-        first one. So two such rows among many that are accepted are no outage, however close
-        together they are in the file: with several users in flight, others succeed meanwhile.
+        It stops at the second such user if there was no useful response since the first attempt of
+        the first one. Two such rows among many accepted ones aren't an outage, even if they are
+        close together in the file: with several users in flight, others succeed in the meantime.
         """
+        # Both start at -inf, so the first failure alone is never an outage.
         is_outage = self.last_first_attempt > self.last_useful_response
         last_responses = description
         if self.last_failure not in ("", description):
             last_responses = f"{self.last_failure}; {description}"
+        # With several users in flight, the one that began first may fail last.
         self.last_first_attempt = max(self.last_first_attempt, first_attempt)
         self.last_failure = description
         if not is_outage:
@@ -8321,35 +8626,36 @@ class OutageDetector:
 
 
 class RejectionDetector:
-    """Tells rejected rows from settings that don't suit the workspace, so that all are rejected.
+    """Detects settings that don't match the workspace, with which every row is rejected.
 
-    It also notices a firewall that rejects one user after the other.
+    It also detects a firewall that rejects one user after another.
     """
 
     def __init__(self, settings: Settings, *, some_remembered: bool) -> None:
         self.settings = settings
         self.some_remembered = some_remembered
         self.users = 0
-        self.rejected_users = 0  # with a status that the settings may be the reason for
-        self.have_own_ids = False
+        self.rejected_users = 0  # with a status that may be caused by the settings
+        self.have_intercom_ids = False
         self.last_response = ""
         self.blocked_in_a_row = 0
 
     def record(
         self, upload: Upload, response: Response | NoResponse, verdict: Verdict
     ) -> str:
-        """Record a user's last response; return why no other user is worth trying, or ""."""
+        """Record a user's last response; return why to stop the run, or ""."""
         self.users += 1
         if verdict is Verdict.BLOCKED:
             return self.record_blocked(response)
         self.blocked_in_a_row = 0
+        # A mapping that doesn't suit the workspace leads to these; a 409 is about one contact.
         statuses = {400, 422}
         if "id" in upload.user:
-            statuses.add(404)  # Intercom has no such id: it may be the product's own
+            statuses.add(404)  # Intercom has no such id; it may be an id of the product
         if verdict is not Verdict.REJECTED or status_of(response) not in statuses:
             return ""
         self.rejected_users += 1
-        self.have_own_ids = "id" in upload.user
+        self.have_intercom_ids = "id" in upload.user
         self.last_response = describe_response(response)
         limit = FIRST_USERS
         if self.some_remembered:
@@ -8369,6 +8675,7 @@ class RejectionDetector:
 
     def reason_at_end(self) -> str:
         """Return why all users of a short file were rejected, or "" if they weren't."""
+        # With skip_unchanged, the few users left may be those that Intercom always rejects.
         if self.some_remembered or self.rejected_users != self.users:
             return ""
         if not MIN_USERS_ALL_REJECTED <= self.users < FIRST_USERS:
@@ -8379,7 +8686,7 @@ class RejectionDetector:
         advice = ""
         if not self.settings.uses_contacts:
             advice = USE_CONTACTS
-        if self.have_own_ids:
+        if self.have_intercom_ids:
             advice += "; `id` is Intercom's own id: map your ids to user_id"
         return f"Intercom rejected {which}{advice} ({self.last_response})"
 
@@ -8390,10 +8697,10 @@ class FinishedUpload(NamedTuple):
 
 
 class WorkerPool:
-    """Threads that upsert users and queue the results; they never count, print or log outcomes.
+    """Threads that upsert users and queue the results, but never count, print or log outcomes.
 
-    These are daemon threads, unlike those of ThreadPoolExecutor: the process doesn't wait at its
-    end for one that is still in a name lookup.
+    Unlike those of ThreadPoolExecutor, these are daemon threads: on exit, the process doesn't wait
+    for a thread that is still in a DNS lookup.
     """
 
     def __init__(self, client: IntercomClient, size: int) -> None:
@@ -8404,13 +8711,14 @@ class WorkerPool:
         self.results: queue.SimpleQueue[FinishedUpload] = queue.SimpleQueue()
 
     def submit(self, upload: Upload) -> None:
-        """Hand over a user. Raise RuntimeError if not even one thread can be started."""
+        """Queue a user. Raise RuntimeError if no thread can be started."""
+        # Threads are started as needed: a file of three users takes three at most.
         if self.started < self.size:
             try:
                 threading.Thread(target=self.work, daemon=True).start()
                 self.started += 1
             except RuntimeError:
-                # The account's limit on threads is reached: make do with those that run.
+                # The account's thread limit is reached, so use only the threads that are running.
                 if not self.started:
                     raise
                 self.size = self.started
@@ -8426,10 +8734,10 @@ class WorkerPool:
                 result = UpsertResult(NoResponse(str(error)), error=error)
             self.results.put(FinishedUpload(upload, result))
 
-    def next_result(self) -> FinishedUpload | None:
-        """Return the next result, or None if there is none within a moment."""
+    def next_result(self, timeout: float) -> FinishedUpload | None:
+        """Return the next result, or None if there is none within so many seconds."""
         try:
-            return self.results.get(timeout=POLL_INTERVAL)
+            return self.results.get(timeout=timeout)
         except queue.Empty:
             return None
 
@@ -8438,9 +8746,9 @@ class Sender:
     """Sends the users of a table, several at once if configured, and counts each row's outcome.
 
     Only the thread that calls `send_all` counts, logs outcomes and writes files. A row is
-    `next_row` until its user is in flight; from there it is either counted, or among `unreached`
-    because the run stopped before its request was sent. So none is counted twice or lost, whatever
-    raises an exception.
+    `next_row` until its user is in flight. After that, it is either counted, or added to
+    `unreached` if the run stopped before its request was sent. Therefore, no exception can make a
+    row be counted twice or lost.
     """
 
     def __init__(
@@ -8463,7 +8771,9 @@ class Sender:
         some_remembered = bool(state and state.remembers_accepted_users())
 
         self.rows = table.rows()
-        self.is_read = False  # the file, to its end
+        self.is_read = False  # True once the whole file is read
+        self.is_unreadable = False  # True if it can't be read after last_line_read
+        self.last_line_read = 0
         self.next_row: Row | None = None
         self.next_upload: Upload | None = None  # of next_row, if it is a valid one
         self.in_flight: dict[Upload, None] = {}  # a set that keeps the order
@@ -8478,10 +8788,10 @@ class Sender:
             self.settings, some_remembered=some_remembered
         )
         self.has_sent_user = False
-        self.was_cut_short = False  # a user that would have been tried again was not
+        self.was_cut_short = False  # a user was not retried because the run stopped
 
     def send_all(self) -> None:
-        """Send all users. Whatever goes wrong stops the run, but users in flight are finished."""
+        """Send all users. Any error stops the run, but users in flight are finished."""
         # An exception must not leave this loop: Intercom may accept those in flight, and a user
         # that is accepted but not counted would be neither in the counts nor in the reject file.
         while not self.is_finished():
@@ -8495,6 +8805,9 @@ class Sender:
 
     def step(self) -> None:
         """Send the next user; if that isn't possible yet, wait for the next result."""
+        # Results come first, so that each accepted user is in the state file at once.
+        while finished := self.pool.next_result(timeout=0):
+            self.finish(finished)
         has_sent = self.has_room() and self.send_next()
         if not has_sent and self.in_flight:
             self.receive()
@@ -8514,23 +8827,24 @@ class Sender:
             self.read_next()
         upload = self.next_upload
         if upload is None:
-            return True  # the row was counted at once, or there is none
+            return True  # the row was counted immediately, or there is none
         if self.busy_users.may_have_same(upload.user):
-            # Two rows of one user in flight at once may arrive in any order. The rows behind wait
-            # as well: reading on would need memory for as many rows as happen to be blocked.
+            # If two rows for one user were in flight, they could arrive in any order. Later rows
+            # wait too, because keeping all blocked rows would need unlimited memory.
             return False
         self.admit(upload)
         return True
 
     def read_next(self) -> None:
         """Read the next row; make it an upload, or count it if it can't be one."""
-        row = self.next_row = next(self.rows, None)
+        row = self.next_row = self.take_row()
         if row is None:
             self.is_read = True
             return
         try:
             mapped = map_row(row, self.table)
         except RowRejected as rejection:
+            # Before `reject` counts it: if saving it fails, it must not be counted twice.
             self.forget_next_row()
             self.reject(row, rejection)
             return
@@ -8539,16 +8853,28 @@ class Sender:
             log_omitted(upload, omitted)
         self.next_upload = upload
 
+    def take_row(self) -> Row | None:
+        """Return the next row of the file, or None at its end."""
+        try:
+            row = next(self.rows, None)
+        except Exception:
+            # The iterator has ended with this, so that it would look like the end of the file.
+            self.is_unreadable = True
+            raise
+        if row:
+            self.last_line_read = row.line + row.line_count - 1
+        return row
+
     def forget_next_row(self) -> None:
-        """Make room for another row; the caller counts this one, or has handed it over."""
+        """Make room for another row; the caller counts this one, or has submitted it."""
         self.next_row = None
         self.next_upload = None
 
     def admit(self, upload: Upload) -> None:
         """Send a user, unless it is unchanged, or an earlier row of the same user failed."""
         if self.failed_users.has_same(upload.user):
-            # The earlier row will be imported from the reject file, later than this one. The rows
-            # after this one wait for it in turn.
+            # The earlier row may be imported later, from the reject file, and would overwrite this
+            # one. The same applies to later rows for this user.
             self.failed_users.add(upload.user)
             self.forget_next_row()
             self.reject(upload.row, RowRejected(EARLIER_ROW_FAILED))
@@ -8564,13 +8890,14 @@ class Sender:
         self.busy_users.add(upload.user)
 
     def receive(self) -> None:
-        """Record the next result, if one comes within a moment."""
+        """Record the next result, if there is one within a moment."""
         if time.monotonic() > self.stop.deadline() + ABANDON_AFTER:
+            # Their threads hang in something that can't be interrupted, so they are given up.
             for upload in list(self.in_flight):
                 unanswered = NoResponse("no response until long after the run stopped")
                 self.finish(FinishedUpload(upload, UpsertResult(unanswered)))
             return
-        finished = self.pool.next_result()
+        finished = self.pool.next_result(POLL_INTERVAL)
         if finished:
             self.finish(finished)
 
@@ -8580,6 +8907,7 @@ class Sender:
         result = finished.result
         del self.in_flight[upload]
         self.busy_users.remove(upload.user)
+        # Nothing was sent, so this row joins those that the run never reached.
         if result.is_unsent:
             self.unreached.append(upload.row)
             return
@@ -8587,7 +8915,7 @@ class Sender:
         try:
             rejection = self.judge(upload, result)
         except Exception as error:
-            # Nobody knows whether Intercom has this user, so the row has to be kept.
+            # It is unknown whether Intercom has this user, so the row has to be kept.
             self.stop.request(error)
             rejection = RowRejected(RUN_STOPPED, f"{RUN_STOPPED}: {error}")
         # The row is counted first: writing the state or the reject file may fail.
@@ -8595,6 +8923,7 @@ class Sender:
             self.reject(upload.row, rejection)
         else:
             self.count_imported(upload)
+        # Even if the row was rejected, the contact that was remembered for it is gone.
         if self.state and result.stale_contact_id:
             self.state.delete_contact(result.stale_contact_id)
         if self.state and not rejection:
@@ -8610,7 +8939,7 @@ class Sender:
         verdict = self.verdict_of(result)
         may_try_again = verdict in (Verdict.RETRY, Verdict.WRONG_USER)
         if may_try_again and self.stop.is_set():
-            # It wasn't tried to the end, so it says nothing about the other users.
+            # Not all retries were used, so this says nothing about the other users.
             self.was_cut_short = True
         elif reason := self.shared_failure(upload, result, verdict):
             self.stop.request(reason)
@@ -8619,12 +8948,13 @@ class Sender:
         return result.rejection or rejection_of(result.response, verdict)
 
     def verdict_of(self, result: UpsertResult) -> Verdict:
+        # If even the first response is another user's, no response can be trusted.
         if result.is_first_response:
             return Verdict.FATAL
         if result.rejection:
             return Verdict.REJECTED
-        # Others may have been accepted since the request was sent, and then a 403 without an error
-        # list concerns this row alone.
+        # If others have been accepted since the request was sent, a 403 without an error list
+        # concerns only this row.
         some_accepted = self.counts.imported > 0 or self.rejections.some_remembered
         result.context.some_accepted = some_accepted
         return classify(result.response, result.context)
@@ -8632,11 +8962,12 @@ class Sender:
     def shared_failure(
         self, upload: Upload, result: UpsertResult, verdict: Verdict
     ) -> str:
-        """Return why every other user would get the same response, or "" if that isn't so."""
+        """Return why every other user would get the same response, or "" if they wouldn't."""
         response = result.response
         if verdict is Verdict.FATAL:
             return fatal_reason(response, self.settings)
         if verdict is Verdict.RETRY:
+            # Later rows of this user must not be imported before it: see `admit`.
             self.failed_users.add(upload.user)
             description = describe_response(response)
             reason = self.outages.record_failure(result.started, description)
@@ -8663,25 +8994,37 @@ class Sender:
 
     def reject(self, row: Row, rejection: RowRejected) -> None:
         """Count and save a row that is not imported, and log why."""
+        # From the cells, as a row that can't be mapped has no user to name.
         user = identity_label(row, self.table)
         label = f"line {row.line} {user}".rstrip()
         log.error("%s: not imported: %s", label, rejection)
         self.counts.reject(rejection.category)
         self.last_counted_line = max(self.last_counted_line, row.line)
+        # Last, as it raises if the disk is full. By then the row is counted.
         self.rejects.add(row, user, str(rejection))
 
     def is_complete(self) -> bool:
-        """Return whether every row was processed to its end, though the run may have stopped."""
+        """Return whether every row was fully processed, even if the run has stopped."""
         if self.next_row is None:
             # A signal during the last user's requests stops the run before it sees the file's end.
-            self.next_row = next(self.rows, None)
-        return not (self.next_row or self.unreached or self.was_cut_short)
+            self.next_row = next(self.remaining_rows(), None)
+        if self.is_unreadable or self.was_cut_short:
+            return False
+        return not (self.next_row or self.unreached)
+
+    def remaining_rows(self) -> Iterator[Row]:
+        """Yield the rows that were not read yet, up to one that can't be read."""
+        try:
+            while row := self.take_row():
+                yield row
+        except Exception as error:
+            self.stop.request(error)
 
     def reject_unreached(self) -> None:
         """Save the rows that a stopped run never reached, with one reason for all of them.
 
-        Some may be in front of rows that were sent, as users in flight wait for the rate limit in
-        no order. These have a reason each, since one for a range of lines would be wrong.
+        Some may be before rows that were sent, because users in flight wait for the rate limit in
+        no particular order. They get separate reasons, since a range of lines would be wrong.
         """
         rows = sorted(self.unreached, key=lambda row: row.line)
         if self.next_row:
@@ -8691,7 +9034,8 @@ class Sender:
         first_line = 0
         last_line = 0
         count = 0
-        for row in itertools.chain(rows, self.rows):
+        # First the rows that were read but not sent, then the rest of the file.
+        for row in itertools.chain(rows, self.remaining_rows()):
             try:
                 if row.line < last_counted_line:  # of `unreached`
                     self.reject(row, RowRejected(RUN_STOPPED, reason))
@@ -8701,6 +9045,7 @@ class Sender:
                 last_line = row.line
                 self.rejects.add(row)
             except RunAborted as error:
+                # Go on counting. The reject file knows the first line that it couldn't save.
                 self.stop.request(error)
         if count:
             log.error("line %d onwards: not imported (%s)", first_line, reason)
@@ -8731,7 +9076,7 @@ def log_omitted(upload: Upload, omitted: OmittedCell) -> None:
 
 #### Summary
 
-# A reason may list hundreds of settings. The counts have to fit into the notice behind it.
+# A reason may list hundreds of settings. The counts have to fit into the notice after it.
 MAX_REASON_LENGTH = 1500  # characters
 
 
@@ -8751,8 +9096,8 @@ class ImportRun:
     report: FileReport | None = None  # from the preflight on
     counts: RowCounts | None = None  # from the first request for a user on
     rejects: RejectFile | None = None
-    saved_input: Path | None = None  # all that came through a pipe
-    failure: str = ""  # why a run that processed every row is incomplete all the same
+    saved_input: Path | None = None  # all data that came through a pipe
+    failure: str = ""  # why a run is incomplete even though it processed every row
 
     @property
     def quiet(self) -> bool:
@@ -8779,7 +9124,7 @@ FAILURE = Severity("red", logging.ERROR)
 
 @dataclass
 class Summary:
-    """How a run ended, for console, logs and notices."""
+    """The outcome of a run, for console, logs and notices."""
 
     status: int
     headline: str  # without the reason
@@ -8791,7 +9136,7 @@ class Summary:
 
     @property
     def first_line(self) -> str:
-        """The first line of a notice, which says everything at a glance."""
+        """The first line of a notice, which shows the outcome at a glance."""
         if self.reason:
             return f"{self.headline}: {self.reason}"
         return self.headline
@@ -8807,7 +9152,7 @@ class Summary:
     def severity(self) -> Severity:
         if self.reason:
             return FAILURE
-        # Rows that max_not_imported tolerates are worth a look all the same.
+        # Rows that max_not_imported tolerates are still worth a look.
         if self.has_rejected_rows or self.omitted_lines:
             return WARNING
         return SUCCESS
@@ -8817,6 +9162,7 @@ class Summary:
         """The color in Hipchat, where yellow is the start of a run."""
         if self.severity is FAILURE:
             return "red"
+        # Rows that max_not_imported tolerates leave the notice green.
         return "green"
 
     def lines_under_quiet(self) -> list[str]:
@@ -8828,6 +9174,7 @@ class Summary:
 
 def summarize(run: ImportRun) -> Summary:
     """Summarize the run."""
+    # Why a run stopped says more than how many rows are left because of it.
     reason = run.stop.describe() or run.failure
     counts = run.counts
     if counts and not reason:
@@ -8839,8 +9186,11 @@ def summarize(run: ImportRun) -> Summary:
         status = ExitStatus.INCOMPLETE
     if run.stop.was_signaled():
         status = 128 + run.stop.signum  # as shells do
-    headline = f"Intercom import of {run.name()} {outcome} on {socket.gethostname()}"
-    # Redacted before it is cut: a cut inside a secret would leave part of it unmasked.
+    # Several machines may post to the same channel, so the host is named.
+    headline = (
+        f"Intercom import of {name_with_age(run)} {outcome} on {socket.gethostname()}"
+    )
+    # Redact before truncating: a secret that is cut in the middle would not be masked.
     summary = Summary(status, headline, redact(reason)[:MAX_REASON_LENGTH])
     # A run that stopped before its first request has no counts: all of its rows are in the input.
     if counts and run.report:
@@ -8849,12 +9199,19 @@ def summarize(run: ImportRun) -> Summary:
         summary.omitted_lines = omitted_summary(run.report)
         summary.other_lines = outcome_lines(run, counts)
     if run.saved_input:
-        summary.other_lines.append(
-            f"what came through the pipe was saved: {run.saved_input}"
-        )
+        summary.other_lines.append(f"data from the pipe was saved: {run.saved_input}")
+    # After a complete success, the error log is empty.
     if run.error_log and summary.severity is not SUCCESS:
         summary.other_lines.append(f"details: {run.error_log}")
     return summary
+
+
+def name_with_age(run: ImportRun) -> str:
+    """Return the input's name and age, so that an old export is noticed on a phone."""
+    if not run.file:
+        return run.name()
+    age = describe_age(run.file.age(run.settings.timezone))
+    return f"{run.name()} ({age})"
 
 
 def too_many_rejected(counts: RowCounts, settings: Settings) -> str:
@@ -8867,9 +9224,11 @@ def too_many_rejected(counts: RowCounts, settings: Settings) -> str:
 
 
 def counts_line(run: ImportRun, counts: RowCounts) -> str:
-    """Return the one line that every run ends with, in a form that scripts may rely on."""
+    """Return the line that ends every run, in a format that scripts can rely on."""
     seconds = time.monotonic() - run.started_at
+    # Unchanged users cost no request, so they don't count for the rate.
     rate = counts.imported / max(seconds, 0.001)
+    # No thousands separators, unlike in other lines, as scripts may parse this one.
     return (
         f"{run.name()}: {counts.imported} added or updated, {counts.unchanged} unchanged, "
         f"{counts.not_imported} not imported in {timedelta(seconds=int(seconds))} "
@@ -8878,7 +9237,7 @@ def counts_line(run: ImportRun, counts: RowCounts) -> str:
 
 
 def omitted_summary(report: FileReport) -> list[str]:
-    """Return one line that tells how many values of which column were omitted, and hints."""
+    """Return a line with the number of omitted values per column, and hints."""
     columns = [
         f"{occurrences.count:,} in '{mapping.heading}' (not {type_with_article(mapping)})"
         for mapping, occurrences in report.omitted.items()
@@ -8896,20 +9255,23 @@ def outcome_lines(run: ImportRun, counts: RowCounts) -> list[str]:
     ]
     if run.report and run.report.repeated_users:
         lines.append(run.report.repeated_users)
+    # Not "are in Intercom": if they were deleted there, the state file doesn't know.
     if counts.unchanged:
         lines.append(
             f"{pluralize(counts.unchanged, 'user')} unchanged since they were last sent"
         )
+    # Last, as `fit_notice` shortens a long notice before its last lines.
     if run.rejects:
         lines += run.rejects.location_lines()
     return lines
 
 
 def report_outcome(run: ImportRun) -> int:
-    """Report how the run ended to console, logs and notices; return the exit status."""
-    # The console gets the summary in its own form.
+    """Report the outcome to console, logs and notices; return the exit status."""
+    # The summary is printed separately.
     logging.getLogger().removeHandler(CONSOLE_HANDLER)
     summary = summarize(run)
+    # Console and logs first, as a notice may take ten seconds.
     log_summary(summary)
     print_summary(run, summary)
     notify(
@@ -8932,11 +9294,12 @@ def log_summary(summary: Summary) -> None:
 
 def print_summary(run: ImportRun, summary: Summary) -> None:
     if summary.reason:
-        # Rows that were not imported don't stop a run: it went on to the end.
+        # Rows that were not imported don't stop a run; it continues to the end.
         prefix = ""
         if run.stop.describe():
             prefix = "run stopped: "
         echo(f"export_csv.py: {prefix}{summary.reason}", sys.stderr, FAILURE.color)
+    # cron mails whatever is printed, so a run without problems prints nothing.
     if run.quiet:
         for line in summary.lines_under_quiet():
             echo(line, sys.stderr)
@@ -8949,6 +9312,7 @@ def print_summary(run: ImportRun, summary: Summary) -> None:
 
 def report_config_errors(run: ImportRun) -> int:
     """Report config errors, also to the chat services whose own settings are valid."""
+    # Otherwise the log would print each line a second time.
     logging.getLogger().removeHandler(CONSOLE_HANDLER)
     lines = run.problems.lines(run.config.name)
     for line in lines:
@@ -8960,7 +9324,8 @@ def report_config_errors(run: ImportRun) -> int:
     notice = [first_line, *lines]
     if run.error_log:
         notice.append(f"details: {run.error_log}")
-    services = [name for name in SERVICES if not run.problems.concern(name.lower())]
+    # A notice can't be sent through a webhook whose own settings are invalid.
+    services = [name for name in SERVICES if not run.problems.affect(name.lower())]
     notify(run.settings, notice, "red", run.stop, services=services)
     return ExitStatus.CONFIG_ERROR
 
@@ -8969,15 +9334,16 @@ def report_config_errors(run: ImportRun) -> int:
 
 
 def config_warnings(settings: Settings, table: CsvTable) -> list[str]:
-    """Return warnings about settings that are valid but may not do what was meant."""
+    """Return warnings about settings that are valid but may not have the intended effect."""
     supported = ", ".join(FIELDS)
     found = [
         f"{place} is not a supported field and will be ignored; supported fields: {supported}"
         for place in settings.ignored_keys
     ]
+    # `email` in [custom_attributes] becomes an attribute that only looks like the field.
     found += [
         f"{mapping.place} creates a custom attribute, and the field {mapping.name} stays empty; "
-        "move the line to [user] if the field is meant"
+        "to set the field, move the line to [user]"
         for mapping in settings.attribute_mappings
         if mapping.name in FIELDS
     ]
@@ -8993,8 +9359,8 @@ def config_warnings(settings: Settings, table: CsvTable) -> list[str]:
 
 def number_timestamps(settings: Settings) -> list[str]:
     """Return notes about timestamps that /users will show as numbers."""
-    # API 1.x takes a UNIX timestamp for a date only if the attribute's name ends in _at. On
-    # /contacts, the attribute has a type of its own.
+    # API 1.x treats a UNIX timestamp as a date only if the attribute's name ends in _at. On
+    # /contacts, attributes have types.
     if settings.uses_contacts:
         return []
     return [
@@ -9011,8 +9377,8 @@ def warn(run: ImportRun, text: str) -> None:
         echo(text, sys.stderr)
 
 
-def tell(run: ImportRun, text: str) -> None:
-    """Log something worth knowing, and print it unless --quiet is set."""
+def print_note(run: ImportRun, text: str) -> None:
+    """Log a note, and print it unless --quiet is set."""
     log.info("%s", text)
     if not run.quiet:
         echo(text, sys.stdout)
@@ -9029,8 +9395,8 @@ class WriteCheck(NamedTuple):
 def places_to_write(settings: Settings) -> list[WriteCheck]:
     """Return the folders and files that a run writes to.
 
-    They are tested first: a run that only finds out later that it can't save rejected rows, or
-    whom it has sent, has to stop among its users.
+    They are tested first: otherwise, a run that can't save rejected rows or its state would have
+    to stop halfway through the file.
     """
     places = []
     if settings.log.use_logs:
@@ -9044,9 +9410,9 @@ def places_to_write(settings: Settings) -> list[WriteCheck]:
 
 
 def write_problems(settings: Settings) -> list[str]:
-    """Return what keeps a run from writing its files, without writing anything.
+    """Return the reasons why a run can't write its files, without writing anything.
 
-    The nearest existing folder has to be a folder, and writable for this account.
+    The nearest existing parent has to be a folder that is writable for this account.
     """
     problems = []
     for check in places_to_write(settings):
@@ -9057,18 +9423,19 @@ def write_problems(settings: Settings) -> list[str]:
 
 
 def nearest_existing(path: Path) -> Path:
-    """Return the path if it exists, otherwise its nearest folder that does.
+    """Return the path if it exists, otherwise its nearest parent that does.
 
-    Raise RunAborted if nothing can be created there: a link to nowhere, a loop of links, a name
-    that is too long. Path.exists() hides these, and not the same ones in each version of Python.
+    Raise RunAborted if nothing can be created there: a broken link, a loop of links, a name that
+    is too long. Path.exists() hides these, and which ones depends on the version of Python.
     """
     while True:
         try:
             path.stat()
             return path
         except (FileNotFoundError, NotADirectoryError):
+            # stat() follows links: the link is there, but what it points to isn't.
             if path.is_symlink():
-                raise RunAborted(f"{path} is a link to nowhere") from None
+                raise RunAborted(f"{path} is a broken link") from None
             path = path.parent
         except OSError as error:
             raise RunAborted(f"can't use {path}: {error.strerror}") from None
@@ -9080,6 +9447,7 @@ def write_problem(check: WriteCheck) -> str:
         path = nearest_existing(check.file or check.folder)
     except RunAborted as error:
         return str(error)
+    # The file exists already, so it has to be writable itself.
     if path == check.file:
         if not path.is_file():
             return f"{path} is not a file"
@@ -9088,7 +9456,7 @@ def write_problem(check: WriteCheck) -> str:
         path = path.parent  # SQLite creates files next to it
     if not path.is_dir():
         return f"{path} is not a folder"
-    # Unlike the mode bits, this also knows of access lists and of disks mounted read-only.
+    # Unlike the mode bits, this also considers access lists and read-only file systems.
     if not os.access(path, os.W_OK | os.X_OK):
         return f"the folder {path} is not writable for this account"
     return ""
@@ -9098,6 +9466,7 @@ def import_users(run: ImportRun, progress: ProgressLine) -> None:
     """Import the file. Raise RunAborted if the run can't start."""
     settings = run.settings
     host = socket.gethostname()
+    # Announce the run, and make sure that it can write its files before anything is sent.
     started_line = (
         f"Intercom import started on {host} (config: {run.config.absolute()})"
     )
@@ -9108,35 +9477,37 @@ def import_users(run: ImportRun, progress: ProgressLine) -> None:
     # Find the file, and read it once from start to end.
     run.file = file = find_input(settings, run.stop.is_set)
     if file.note:
-        tell(run, file.note)
+        print_note(run, file.note)
     log.info("version %s, importing %s (%d bytes)", VERSION, file.location, file.size)
     run.report = report = run_preflight(run, file, progress)
     if report.reason:
         raise RunAborted(report.reason)
-    tell_findings(run, report)
+    print_findings(run, report)
 
     # Prepare the workspace and the state file, and send the users.
     client = IntercomClient(settings, run.stop)
-    prepare_attributes(run, client, file)
+    prepare_attributes(run, client, report)
     state = open_state(settings, write=True)
     try:
         send_users(run, file, report, client, state, progress)
     finally:
         if state:
-            state.close()  # before the end notice, as somebody may act on that
+            state.close()  # before the end notice, which may trigger something
+    # Then the export may not have been finished when it was copied.
     if file.original_changed():
         run.failure = (
             f"{file.location} changed during the run: all rows of the copy were processed, but "
-            "there may be rows that it didn't have; run it again"
+            "the file may have new rows; run the import again"
         )
 
 
-def tell_findings(run: ImportRun, report: FileReport) -> None:
-    """Print and log what the preflight found that doesn't stop the run."""
+def print_findings(run: ImportRun, report: FileReport) -> None:
+    """Print and log the findings of the preflight that don't stop the run."""
     for note in report.notes:
-        tell(run, note)
+        print_note(run, note)
     for warning in [*report.warnings, *config_warnings(run.settings, report.table)]:
         warn(run, warning)
+    # The same in every run, so the console is spared. --check shows it.
     for note in number_timestamps(run.settings):
         log.debug("%s", note)
 
@@ -9156,15 +9527,17 @@ def run_preflight(
 
 
 def read_share(file: InputFile) -> float:
-    """Return how much of the copy has been read. (How many rows it has isn't known yet.)"""
+    """Return the share of the copy that has been read. (Its rows aren't counted yet.)"""
     position = os.lseek(file.copy.fileno(), 0, os.SEEK_CUR)
     return position / max(1, file.size)
 
 
-def prepare_attributes(run: ImportRun, client: IntercomClient, file: InputFile) -> None:
-    """Compare the custom attributes with the workspace's, and create missing ones if so set.
+def prepare_attributes(
+    run: ImportRun, client: IntercomClient, file_report: FileReport
+) -> None:
+    """Compare the custom attributes with the workspace's, and create missing ones if enabled.
 
-    Requests are made in the background: as no user is in flight yet, a signal ends the run without
+    Requests are sent in the background: no user is in flight yet, so a signal ends the run without
     waiting for their responses.
     """
     settings = run.settings
@@ -9179,10 +9552,14 @@ def prepare_attributes(run: ImportRun, client: IntercomClient, file: InputFile) 
             "the token isn't allowed to read the workspace's custom attributes; not compared",
         )
         return
+    # Contacts refuse an attribute that the workspace lacks, so every user would be rejected.
     if problem := attributes_problem(report):
         raise RunAborted(problem)
-    for line in values_outside_options(file, settings, report.options, should_stop):
+    for line in values_outside_options(
+        file_report, settings, report.options, should_stop
+    ):
         warn(run, line)
+    # Only with create_attributes = true, as otherwise each of them is a problem above.
     if report.missing:
         run_in_background(
             partial(create_missing_attributes, client, report), should_stop
@@ -9190,20 +9567,21 @@ def prepare_attributes(run: ImportRun, client: IntercomClient, file: InputFile) 
 
 
 def values_outside_options(
-    file: InputFile,
+    report: FileReport,
     settings: Settings,
     options: dict[str, tuple[str, ...]],
     should_stop: Callable[[], bool],
 ) -> list[str]:
     """Return a line per attribute with values that aren't among its options in Intercom.
 
-    That doesn't stop the run, as it isn't known whether Intercom rejects their users: its API
-    description said so from April 2026 on, and then no longer (Intercom-OpenAPI#457 and #466).
+    They don't stop the run, because it isn't known whether Intercom rejects their users: its API
+    description said so from April 2026 on, but no longer does (Intercom-OpenAPI#457 and #466).
     """
     if not options:
         return []
     found: dict[str, Occurrences] = {name: Occurrences() for name in options}
-    table = open_csv(file, settings)
+    table = open_csv(report.file, settings)
+    table.accepted_width = report.table.accepted_width
     for number, row in enumerate(table.rows()):
         if number % ROWS_PER_CHECK == 0 and should_stop():
             raise RunAborted(RUN_STOPPED)
@@ -9239,7 +9617,8 @@ def send_users(
     state: SyncState | None,
     progress: ProgressLine,
 ) -> None:
-    """Send all users; from the first request on, every row is counted, whatever happens."""
+    """Send all users. From the first request on, every row is counted, even after an error."""
+    # Read the copy again, and take the width of rows that the preflight has found.
     table = open_csv(file, run.settings)
     table.accepted_width = report.table.accepted_width
     counts = RowCounts()
@@ -9249,9 +9628,10 @@ def send_users(
     sender.send_all()
     is_complete = sender.is_complete()
     if not (is_complete or sender.has_sent_user or file.is_pipe):
-        # Nobody was sent, so the input file is still the one to import. A pipe's content is gone.
+        # No user was sent, so the input file can be imported again, unless it is a pipe.
         rejects.discard()
         return
+    # From here on, the summary shows counts, so each row has to be in one of them.
     run.counts = counts
     run.rejects = rejects
     sender.reject_unreached()
@@ -9259,6 +9639,9 @@ def send_users(
         rejects.close()
     except RunAborted as error:
         run.stop.request(error)
+    if sender.is_unreadable:
+        counts.reject(UNREADABLE_ROWS, report.rows - counts.processed)
+        rejects.first_lost_line = rejects.first_lost_line or sender.last_line_read + 1
     if is_complete:
         # A signal may have come during the last user's request, or while the files were closed.
         run.stop.is_over = True
@@ -9267,29 +9650,32 @@ def send_users(
 
 
 def save_pipe(run: ImportRun, file: InputFile) -> None:
-    """Save what came through a pipe if the run stopped before it could save single rows."""
+    """Save all data from a pipe if the run stopped before it could save single rows."""
     try:
         if file.size:
             run.saved_input = save_whole_input(file, run.settings, run.started)
     except OSError as error:
         run.stop.add_reason(
-            f"what came through the pipe could not be saved ({error.strerror})"
+            f"the data from the pipe could not be saved ({error.strerror})"
         )
 
 
 def run_import(run: ImportRun) -> int:
-    """Run an import, and report how it ended; return the exit status."""
+    """Run an import, and report its outcome; return the exit status."""
     progress = ProgressLine(run.stop, is_wanted=not run.quiet)
     try:
         import_users(run, progress)
     except Exception as error:
+        # find_input didn't return, but what the pipe has sent so far must be saved.
         if isinstance(error, InputInterrupted):
             run.file = error.file
-        # RUN_STOPPED only means that somebody noticed the signal, which is the reason already.
+        # RUN_STOPPED only means that a check found the signal, which is already the reason.
         if not (run.stop.is_set() and str(error) == RUN_STOPPED):
             run.stop.request(error)
+    # The progress line has to be gone before the summary is printed.
     progress.close()
     if run.file:
+        # If there are counts, the reject file has the rows already.
         if run.file.is_pipe and run.stop.is_set() and not run.counts:
             save_pipe(run, run.file)
         run.file.close()
@@ -9298,7 +9684,7 @@ def run_import(run: ImportRun) -> int:
 
 #### --dry-run and --check
 
-# As ENCODER, but with letters as they are: the output is for people too.
+# Like JSON_ENCODER, but with unescaped letters, because people read the output too.
 JSON_UNICODE = json.JSONEncoder(
     separators=(",", ":"), allow_nan=False, ensure_ascii=False
 )
@@ -9306,7 +9692,7 @@ JSON_UNICODE = json.JSONEncoder(
 # that is still missing, doesn't keep --check from reading the file.
 SERVICE_SECTIONS = ("[intercom]", "[hipchat]", "[slack]", "[log]")
 REPORT_WIDTH = 100  # characters of a line of --check, if the values allow it
-MIN_CELL_SHOWN = 8  # characters of a value in its table, however many columns are wide
+MIN_CELL_SHOWN = 8  # characters of a value in its table, even if many columns are wide
 
 
 def never_stop() -> bool:
@@ -9317,12 +9703,13 @@ def never_stop() -> bool:
 def dry_run(run: ImportRun) -> int:
     """Print the request bodies, then a summary. Raise RunAborted if there is no usable file.
 
-    The bodies go to standard output and all else to standard error, so that
-    `--dry-run > users.jsonl` leaves a file of nothing but JSON.
+    The bodies go to standard output and everything else to standard error, so that
+    `--dry-run > users.jsonl` writes a file that contains only JSON.
     """
     if sys.stdout is None:  # it was closed, as with `>&-`
         raise RunAborted("standard output is closed")
     settings = run.settings
+    # Find, check and map the file exactly as a run does.
     with contextlib.closing(find_input(settings, never_stop)) as file:
         report = Preflight(file, settings, never_stop).run(
             is_named=bool(run.arguments.filename)
@@ -9335,7 +9722,9 @@ def dry_run(run: ImportRun) -> int:
         finally:
             if state:
                 state.close()
+    # After the bodies, which would otherwise scroll it out of a terminal.
     lines = dry_run_lines(run, file, report)
+    # There are no counts if the reader, such as `head`, didn't read to the end.
     if counts and (lines or not run.quiet):
         lines.append(
             f"{file.name}: {counts.imported} would be added or updated, {counts.unchanged} are "
@@ -9351,11 +9740,11 @@ def dry_run(run: ImportRun) -> int:
 def print_payloads(
     file: InputFile, report: FileReport, state: SyncState | None, settings: Settings
 ) -> RowCounts | None:
-    """Print a line of JSON per user; return None if nobody reads it to the end."""
+    """Print a line of JSON per user; return None if the reader closes the pipe."""
     counts = RowCounts()
     table = open_csv(file, settings)
     table.accepted_width = report.table.accepted_width
-    # JSON is UTF-8 (RFC 8259, 8.1), whatever the console's encoding is.
+    # JSON is UTF-8 (RFC 8259, 8.1), regardless of the console's encoding.
     output = sys.stdout.buffer
     try:
         for row in table.rows():
@@ -9370,13 +9759,14 @@ def print_payloads(
                 continue
             payload = build_request(upload, settings, upload.contact_id).payload
             line = JSON_UNICODE.encode(payload)
-            # Half of a surrogate pair (some encodings have them) is an escape in JSON too.
+            # Half of a surrogate pair (some encodings have them) can also be escaped in JSON.
             output.write(line.encode(errors="backslashreplace") + b"\n")
             counts.imported += 1
+        # A full disk may show only here.
         output.flush()
     except OSError as error:
         discard_stream(sys.stdout)
-        # The reader has closed the pipe, as `head` does. Windows calls that EINVAL.
+        # The reader has closed the pipe, as `head` does. On Windows, the error is EINVAL.
         if error.errno in (errno.EPIPE, errno.EINVAL):
             return None
         raise RunAborted(f"can't write to standard output: {error.strerror}") from None
@@ -9384,7 +9774,7 @@ def print_payloads(
 
 
 def dry_run_lines(run: ImportRun, file: InputFile, report: FileReport) -> list[str]:
-    """Return what the preflight has to say, apart from reasons to stop."""
+    """Return the findings of the preflight, except reasons to stop."""
     lines = []
     if not run.quiet:
         lines += [note for note in (file.note, *report.notes) if note]
@@ -9400,8 +9790,8 @@ def dry_run_lines(run: ImportRun, file: InputFile, report: FileReport) -> list[s
 class CheckReport:
     """The lines of --check, printed as they are found, and whether one of them is a problem.
 
-    They are all on standard output, as they are what was asked for. Reading a large file and asking
-    Intercom take a while, so nothing waits for the end.
+    They all go to standard output, because they are the requested output. Reading a large file and
+    querying Intercom take a while, so lines are printed immediately.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -9429,13 +9819,17 @@ def check(run: ImportRun) -> int:
     if not run.problems:
         report.ok(f"{run.config.name}: OK")
     check_permissions(run, report)
-    # Each step is taken whatever the others found, so that everything can be fixed at once.
+    # Each step runs regardless of the others' results, so everything can be fixed at once.
     if all(place.startswith(SERVICE_SECTIONS) for place in run.problems.by_place):
         check_file(run, report)
         check_folders(run, report)
+    # Without valid credentials and a valid URL, there is nothing to ask.
     if not run.problems:
         check_intercom(run, report)
+    if run.file:
+        run.file.close()
     check_notices(run, report)
+    # As for a run, invalid settings have an exit status of their own.
     if run.problems:
         return ExitStatus.CONFIG_ERROR
     return ExitStatus.INCOMPLETE if report.has_problem else ExitStatus.OK
@@ -9452,7 +9846,7 @@ def check_permissions(run: ImportRun, report: CheckReport) -> None:
 
 def is_readable_by_others(path: Path) -> bool:
     if os.name != "posix":
-        return False  # Windows has no such bits
+        return False  # Windows has no permission bits
     return bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
@@ -9461,29 +9855,26 @@ def check_file(run: ImportRun, report: CheckReport) -> None:
     settings = run.settings
     source = "S3" if settings.aws.use_aws else "file"
     try:
-        file = find_input(settings, never_stop)
+        run.file = file = find_input(settings, never_stop)
     except RunAborted as error:
         report.problem(f"{source}: {error}")
         return
-    with contextlib.closing(file):
-        if file.note:
-            report.ok(file.note)
-        report.ok(
-            f"{source}: {file.location}, {describe_age(file.age(settings.timezone))}"
+    if file.note:
+        report.ok(file.note)
+    report.ok(f"{source}: {file.location}, {describe_age(file.age(settings.timezone))}")
+    # A file named on the command line may be of any age: it was chosen by hand.
+    if settings.file.max_age_hours == math.inf and not run.arguments.filename:
+        report.warning(
+            "[file] max_age_hours is blank: if the export stops, last month's file would be "
+            "imported again without warning"
         )
-        # A file named on the command line may be of any age: it was chosen by hand.
-        if settings.file.max_age_hours == math.inf and not run.arguments.filename:
-            report.warning(
-                "[file] max_age_hours is blank: if the export stops, last month's file would be "
-                "imported again without warning"
-            )
-        try:
-            preflight = Preflight(file, settings, never_stop)
-            found = preflight.run(is_named=bool(run.arguments.filename))
-        except RunAborted as error:
-            report.problem(f"{source}: this file would not be imported: {error}")
-            return
-    report_file(run, found, report)
+    try:
+        preflight = Preflight(file, settings, never_stop)
+        run.report = preflight.run(is_named=bool(run.arguments.filename))
+    except RunAborted as error:
+        report.problem(f"{source}: this file would not be imported: {error}")
+        return
+    report_file(run, run.report, report)
 
 
 def report_file(run: ImportRun, found: FileReport, report: CheckReport) -> None:
@@ -9494,12 +9885,14 @@ def report_file(run: ImportRun, found: FileReport, report: CheckReport) -> None:
     for line in [f"{rows}, {columns}", *mapping_table(found), *found.notes]:
         report.ok(line)
     warnings_found = [*found.warnings, *config_warnings(settings, found.table)]
+    # A run has these only in its debug log.
     warnings_found += number_timestamps(settings)
     warnings_found += found.omitted_lines(would=True)
     if found.repeated_users:
         warnings_found.append(found.repeated_users)
     for line in warnings_found:
         report.warning(line)
+    # As many as max_not_imported tolerates leave a run green.
     report_rejected = report.warning
     if found.rejected_rows > settings.csv.max_not_imported:
         report_rejected = report.problem
@@ -9507,22 +9900,6 @@ def report_file(run: ImportRun, found: FileReport, report: CheckReport) -> None:
         report_rejected(line)
     if found.reason:
         report.problem(f"this file would not be imported: {found.reason}")
-
-
-def describe_age(age: timedelta) -> str:
-    """Return an age in words, such as "26 days old" or "3 hours old"."""
-    if age < timedelta(0):
-        return f"from the future by {describe_duration(-age)}"
-    return f"{describe_duration(age)} old"
-
-
-def describe_duration(duration: timedelta) -> str:
-    hours = duration // timedelta(hours=1)
-    if hours >= 48:
-        return pluralize(hours // 24, "day")
-    if hours:
-        return pluralize(hours, "hour")
-    return pluralize(duration // timedelta(minutes=1), "minute")
 
 
 class TableLine(NamedTuple):
@@ -9540,7 +9917,7 @@ TABLE_HEADINGS = TableLine("field", "column", "type", "example", "sent as", "omi
 
 
 def mapping_table(found: FileReport) -> list[str]:
-    """Return aligned lines that show for each mapped field a value, and what is sent for it."""
+    """Return aligned lines that show, for each mapped field, an example and the value sent."""
     lines = [TABLE_HEADINGS]
     lines += [column_line(column.mapping, found) for column in found.table.columns]
     constants = dict(found.table.constants)
@@ -9569,9 +9946,11 @@ def column_line(mapping: FieldMapping, found: FileReport) -> TableLine:
 
 def align(lines: list[TableLine]) -> list[str]:
     """Return the lines in aligned columns, and cut the longest values until the lines fit."""
+    # Masked and escaped first, as that changes how long a value is.
     columns = [[redact(cell) for cell in column] for column in zip(*lines, strict=True)]
     limit = REPORT_WIDTH
     aligned = join_columns(columns, limit)
+    # Shorten only the longest values, by one character at a time.
     while limit > MIN_CELL_SHOWN and max(map(len, aligned)) > REPORT_WIDTH:
         limit -= 1
         aligned = join_columns(columns, limit)
@@ -9603,7 +9982,7 @@ def check_folders(run: ImportRun, report: CheckReport) -> None:
     if not problems:
         report.ok("logs, rejected rows and state: can be written")
     if run.settings.intercom.skip_unchanged:
-        # A damaged state file, or another kind of file, shows only once it is read.
+        # A damaged state file, or another kind of file, is only detected when it is read.
         try:
             state = open_state(run.settings, write=False)
         except RunAborted as error:
@@ -9618,21 +9997,26 @@ def check_intercom(run: ImportRun, report: CheckReport) -> None:
     settings = run.settings
     client = IntercomClient(settings, run.stop)
     me = client.me()
-    # A captive portal answers 200 too. Only Intercom names the owner of the token.
+    # A captive portal returns 200 too, but only Intercom returns the owner of the token.
     owner_types = ("admin", "app")
-    if status_of(me) != 200 or json_of(me).get("type") not in owner_types:
+    if status_of(me) == 200 and json_of(me).get("type") not in owner_types:
+        report.problem(f"Intercom: {NO_VALID_RESPONSE} ({describe_response(me)})")
+        return
+    if status_of(me) != 200:
         report.problem(f"Intercom: {fatal_reason(me, settings)}")
         return
     report.ok(f"Intercom: authenticated as {json_of(me).get('name') or 'an app'}")
+    # Credentials are one thing. Whether URL and version are right, only user_url itself can tell.
     first_page = client.first_page()
     if is_wrong_api(first_page):
         report.problem(f"Intercom: {fatal_reason(first_page, settings)}")
     elif status_of(first_page) != 200 or not json_of(first_page):
-        # Gateways may let only POST through, and the token may not be allowed to read users.
+        # A gateway may allow only POST, and the token may not be allowed to read users.
         report.warning(
             f"Intercom: can't read {settings.intercom.user_url} "
-            f"({describe_response(first_page)}); adding users may work all the same"
+            f"({describe_response(first_page)}); adding users may still work"
         )
+    # Without retries, so that --check ends soon.
     try:
         attributes = check_attributes(client, retry=False)
     except RunAborted as error:
@@ -9642,15 +10026,16 @@ def check_intercom(run: ImportRun, report: CheckReport) -> None:
 
 
 def is_wrong_api(response: Response | NoResponse) -> bool:
-    """Return whether a run would stop at its first user, as the URL or the version is wrong."""
+    """Return whether a wrong URL or version would stop a run at its first user."""
     if not isinstance(response, Response):
         return False
-    # Apps on API 2.x refuse /users like this, whatever the request.
+    # Apps on API 2.x reject every request to /users like this.
     if response.status == 400:
-        return "intercom_version_invalid" in parse_errors(response).codes
-    # A gateway that takes POST alone answers the same, but without Intercom's error list.
+        return is_wrong_version(response)
+    # A gateway that only allows POST responds with the same, but without Intercom's error list.
     if response.status in (404, 405):
         return has_error_list(response)
+    # Others, such as 403, may only mean that this token can't read users.
     return response.status == 401
 
 
@@ -9670,17 +10055,10 @@ def report_attributes(
         report.ok(
             f"Intercom: custom attributes to be created: {', '.join(attributes.missing)}"
         )
-    if not attributes.options:
-        return
-    try:
-        with contextlib.closing(find_input(settings, never_stop)) as file:
-            lines = values_outside_options(
-                file, settings, attributes.options, never_stop
-            )
-    except RunAborted:
-        return  # check_file has reported it
-    for line in lines:
-        report.warning(line)
+    if run.report:  # otherwise check_file has reported that the file can't be read
+        options = attributes.options
+        for line in values_outside_options(run.report, settings, options, never_stop):
+            report.warning(line)
 
 
 def check_notices(run: ImportRun, report: CheckReport) -> None:
@@ -9692,8 +10070,9 @@ def check_notices(run: ImportRun, report: CheckReport) -> None:
     for service, is_enabled in enabled.items():
         if not is_enabled:
             report.ok(f"{service}: disabled")
-        elif run.problems.concern(service.lower()):
+        elif run.problems.affect(service.lower()):
             report.ok(f"{service}: not tested, its settings are invalid")
+        # Posted only on request, as a test would puzzle others who read the channel.
         elif not run.arguments.notify:
             report.ok(f"{service}: configured, not tested (use --check --notify)")
         else:
@@ -9721,8 +10100,8 @@ def post_test_notice(run: ImportRun, service: str, report: CheckReport) -> None:
 EPILOG = """\
 examples:
   python export_csv.py                          import the newest file
-  python export_csv.py users_2026.csv           import one file
-  python export_csv.py --check                  see whether a run would work
+  python export_csv.py users_2026.csv           import this file
+  python export_csv.py --check                  check whether a run would work
   python export_csv.py --dry-run > users.jsonl  print what would be sent
 
 exit status:
@@ -9736,31 +10115,34 @@ exit status:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser that ends quietly if its message can't be printed: a full disk, a closed stream.
+    """A parser that exits quietly if its message can't be printed (full disk, closed stream).
 
-    Python 3.12 and later do that, but in 3.10 and 3.11 a traceback would follow.
+    Python 3.12 and later do that themselves; 3.10 and 3.11 would print a traceback.
     """
 
     def _print_message(self, message: str, file: Any = None) -> None:
+        # A stream that was closed before Python started is None: an AttributeError.
         with contextlib.suppress(OSError, AttributeError):
             super()._print_message(message, file)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line. Exits with status 2 if it is invalid, with 0 after --help."""
+    """Parse the command line. Exit with status 2 if it is invalid, or with 0 after --help."""
     parser = ArgumentParser(
         prog="export_csv.py",
         description="Create or update Intercom users from a CSV file, one request per user.",
         epilog=EPILOG,
+        # Keeps the line breaks of EPILOG.
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # cron starts the script in another folder, and the script may be a link.
     default_config = Path(__file__).resolve().with_name("config.ini")
     modes = parser.add_mutually_exclusive_group()
     parser.add_argument(
         "filename",
         nargs="?",
         help="CSV file to import: a path, or in S3 a key below [aws] folder "
-        "(default: the file that [file] in the config file selects)",
+        "(default: the file selected by [file] in the config file)",
     )
     parser.add_argument(
         "--config",
@@ -9792,6 +10174,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     arguments = parser.parse_args(argv)
+    # It comes from an unset variable in a shell script, and must not mean the newest file.
     if arguments.filename == "":
         parser.error("filename is empty")
     if arguments.notify and not arguments.check:
@@ -9810,8 +10193,8 @@ class LockResult(Enum):
 def try_lock(file: IO[bytes]) -> LockResult:
     """Try to lock the config file. The system releases the lock when the process exits.
 
-    So a run that was killed leaves nothing behind that would keep the next one from starting, as a
-    file with a process id would. Runs with different config files don't hinder each other.
+    Therefore, unlike with a PID file, a killed run doesn't prevent the next one from starting.
+    Runs with different config files don't block each other.
     """
     try:
         if sys.platform == "win32":
@@ -9821,6 +10204,7 @@ def try_lock(file: IO[bytes]) -> LockResult:
         else:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
+        # flock() raises BlockingIOError, and locking() on Windows PermissionError.
         return LockResult.TAKEN
     except OSError:  # ENOLCK, ENOSYS, EOPNOTSUPP: network file systems
         return LockResult.UNSUPPORTED
@@ -9834,7 +10218,7 @@ def open_config(path: Path) -> IO[bytes]:
         raise OSError(errno.EINVAL, "not a regular file")
     file = path.open("rb")
     try:
-        file.read()  # a failing disk or network share shows only now
+        file.read()  # a failing disk or network share is only detected here
     except OSError:
         file.close()
         raise
@@ -9845,30 +10229,35 @@ def run_mode(config: Path, arguments: argparse.Namespace, lock_warning: str) -> 
     """Run the selected mode: --check, --dry-run or an import; return the exit status."""
     settings, problems = load_settings(config, arguments)
     run = ImportRun(settings, problems, config, arguments, datetime.now())
+    # --check reports invalid settings itself, and goes on with whatever it can still check.
     if arguments.check:
         return check(run)
     if not arguments.dry_run:
         return start_import(run, lock_warning)
     if not problems:
         return dry_run(run)
+    # Not logged or posted: a dry run writes nothing and tells nobody.
     for line in problems.lines(config.name):
         echo(line, sys.stderr)
     return ExitStatus.CONFIG_ERROR
 
 
 def start_import(run: ImportRun, lock_warning: str) -> int:
-    """Open the logs, and run an import unless something is wrong with them or the settings."""
+    """Open the logs, and run an import unless the logs or the settings have a problem."""
     try:
-        if not run.problems.concern("log"):
+        if not run.problems.affect("log"):
             run.error_log = open_logs(run.settings, run.started)
     except RunAborted as error:
         run.stop.request(error)
+    # cron's mail may go nowhere, so the chat services are told as well.
     if run.problems:
         return report_config_errors(run)
+    # The logs couldn't be opened, and nothing was sent yet.
     if run.stop.is_set():
         return report_outcome(run)
     if lock_warning:
         warn(run, lock_warning)
+    # Until here, Ctrl-C ended the process at once, as there was nothing to save.
     run.stop.catch_signals()
     return run_import(run)
 
@@ -9887,17 +10276,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         file = open_config(config)
     except (OSError, ValueError) as error:
+        # A NUL in the path is a ValueError, which has no strerror.
         reason = getattr(error, "strerror", None) or error
         echo(
             f"export_csv.py: can't read {config}: {reason}; check --config", sys.stderr
         )
         return ExitStatus.CONFIG_ERROR
+    # The lock is held as long as the file is open.
     with file:
         lock_warning = ""
-        # --check and --dry-run change nothing, so they may run beside an import.
+        # --check and --dry-run change nothing, so they may run during an import.
         if not (arguments.check or arguments.dry_run):
             result = try_lock(file)
             if result is LockResult.TAKEN:
+                # Without a notice: a run that outlasts cron's interval is nothing to worry about.
                 echo(
                     f"export_csv.py: another run is already using {config}", sys.stderr
                 )
@@ -9911,12 +10303,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_safely(config: Path, arguments: argparse.Namespace, lock_warning: str) -> int:
-    """Run the selected mode, and report what it raises in one line."""
+    """Run the selected mode, and report exceptions in one line."""
     try:
         return run_mode(config, arguments, lock_warning)
     except RunAborted as error:
         echo(f"export_csv.py: {error}", sys.stderr, "red")
     except Exception as error:
+        # Its traceback is in the debug log, if one is open.
         echo(f"export_csv.py: {describe_unexpected(error)}", sys.stderr, "red")
     return ExitStatus.INCOMPLETE
 
@@ -9924,9 +10317,10 @@ def run_safely(config: Path, arguments: argparse.Namespace, lock_warning: str) -
 def exit_process(status: int) -> NoReturn:
     """End the process without waiting for threads that are still in a blocking call.
 
-    A request in flight may take two minutes more, and a silent name server even longer.
-    Nothing may be printed after this, not even by Python if standard output can't be flushed.
+    A request in flight may take two more minutes, and a silent name server even longer. os._exit
+    also keeps Python from printing an error if standard output can't be flushed.
     """
+    # os._exit() flushes nothing, so that is done here.
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -283,6 +283,9 @@ class Child:
         try:
             out, err = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
+            if isinstance(self.process, ForkedPopen):
+                self.process.send_signal(signal.SIGUSR1)  # it prints where it hangs
+                time.sleep(1)
             self.process.kill()
             out, err = self.process.communicate()
             pytest.fail(f"the run hung; it had printed {out!r} and {err!r}")

@@ -10,6 +10,7 @@ Only Linux can do this: see `is_available`. Elsewhere, the tests start the scrip
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib
 import json
 import os
@@ -138,6 +139,7 @@ def run(
         2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    faulthandler.register(signal.SIGUSR1)  # shows where a run hangs
     requests.send(str(os.getpid()).encode())
     os.closerange(3, 64)
     replacements = request["environment"].get("PYTHONPATH")

@@ -304,7 +304,12 @@ RESPONSES: dict[str, tuple[Fault, Fault, int, str]] = {
     "a JSON object of somebody else": (Fault(body=b"{}"), Fault(), 1, "Intercom: "),
     "an outage": (Fault(status=503), Fault(), 1, "Intercom: .*503"),
     "a token without rights": (Fault(status=403), Fault(), 1, "Intercom: .*403"),
-    "a token that may not read users": (Fault(), Fault(status=403), 0, "403.*may work"),
+    "a token that may not read users": (
+        Fault(),
+        Fault(status=403),
+        0,
+        "403.*may still work",
+    ),
     "a gateway that takes POST alone": (
         Fault(),
         Fault(status=405, body=b"POST"),
@@ -312,8 +317,13 @@ RESPONSES: dict[str, tuple[Fault, Fault, int, str]] = {
         "405",
     ),
     "a gateway without that page": (Fault(), html_page("Not found", 404), 0, "404"),
-    "a portal that lets /me through": (Fault(), html_page(), 0, "Sign in.*may work"),
-    "an outage of one page": (Fault(), Fault(status=500), 0, "500.*may work"),
+    "a portal that lets /me through": (
+        Fault(),
+        html_page(),
+        0,
+        "Sign in.*may still work",
+    ),
+    "an outage of one page": (Fault(), Fault(status=500), 0, "500.*may still work"),
     "no such page in Intercom": (Fault(), Fault(status=404, body=ERROR_LIST), 1, "404"),
     "not for this admin": (Fault(), Fault(status=405, body=ERROR_LIST), 1, "405"),
     "a token that just expired": (Fault(), Fault(status=401), 1, "401"),
@@ -420,7 +430,7 @@ def link_to_a_folder(folder: Path) -> Path:
 UNWRITABLE: dict[Callable[[Path], Path], str] = {
     file_instead_of_folder: "file is not a folder",
     folder_below_a_file: "file is not a folder",
-    link_to_nowhere: "link is a link to nowhere",
+    link_to_nowhere: "link is a broken link",
     loop_of_links: "can't use .*one: Too many levels",
     long_name: "can't use .*xxx: File name too long",
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from conftest import Project, Result, line_of, lines_of
+from conftest import Project, Result, assert_says, line_of, lines_of
 from faults import Fault
 from in_process import load_settings
 from mock_http import Request
@@ -965,6 +966,30 @@ def test_values_outside_the_options_are_reported_before_the_first_user(
     assert services.requests[-6].is_upsert
     log = result.debug_log
     assert log.index("options") < log.index("user_id=u0")
+
+
+def test_values_outside_the_options_are_found_in_rows_that_end_with_a_delimiter(
+    contacts: Project, services: MockServices
+) -> None:
+    services.attributes = {"plan": "string"}
+    services.attribute_details = {"plan": {"options": ["gold"]}}
+    services.enforce_options = False
+    contacts.configure(custom_attributes={"plan": "plan"})
+    contacts.write("user_id,plan\nu1,gold,\nu2,bronze,\n")
+    for result in contacts.run("--check"), contacts.run():
+        assert_says(line_of(result.out + result.err, "options"), "1 value ", "bronze")
+
+
+def test_check_reads_a_pipe_once(contacts: Project, services: MockServices) -> None:
+    services.attributes = {"plan": "string"}
+    services.attribute_details = {"plan": {"options": ["gold"]}}
+    contacts.configure(custom_attributes={"plan": "plan"})
+    child = contacts.start("--check", "/dev/stdin", stdin=subprocess.PIPE)
+    assert child.process.stdin
+    child.process.stdin.write(b"user_id,plan\nu1,bronze\n")
+    child.process.stdin.close()
+    child.process.stdin = None  # as communicate() would flush it
+    assert_says(line_of(child.wait().out, "options"), "1 value ", "bronze")
 
 
 def test_nothing_is_said_if_all_values_are_options(

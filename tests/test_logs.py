@@ -169,7 +169,7 @@ def test_each_retry_and_the_time_of_each_request_are_logged(project: Project) ->
 def test_an_unexpected_error_has_its_traceback_in_the_debug_log_alone(
     project: Project,
 ) -> None:
-    project.set_constants(ROW_DETAIL=None)  # which is needed for the summary of reasons
+    project.set_constants(JSON_ENCODER=None)  # which writes each request
     project.write("user_id\nu1\n")
     project.services.faults = [Fault(status=422)]
     result = project.run()

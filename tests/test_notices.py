@@ -67,7 +67,7 @@ def test_a_successful_run_is_yellow_then_green_with_the_count(
     assert_says(notified.services.hipchat[0]["message"], f"started on {HOST}")
     first, counts = last_notice(notified).splitlines()
     assert NAME in first
-    assert_says(first, f"finished on {HOST}$")
+    assert_says(first, rf"\(\d+ \w+ old\) finished on {HOST}$")
     assert counts.startswith(
         f"{NAME}: 37 added or updated, 0 unchanged, 0 not imported in 0:00:"
     )
@@ -113,7 +113,7 @@ def test_a_notice_has_a_line_for_each_kind_of_thing(notified: Project) -> None:
         "^2 rows not imported: .*cells",
         "^1 row not imported: .*(user_id|Email is invalid)",
         "^1 row not imported: .*(user_id|Email is invalid)",
-        "^1 row of a user that an earlier row has too",
+        "^1 row repeating the user of an earlier row",
         re.escape(str(result.reject_files[0])) + "$",
         r"_reasons\.csv$",
         re.escape(str(next((notified.folder / "logs").glob("*_error.log")))) + "$",

@@ -324,6 +324,16 @@ WRONG_HEADINGS: dict[str, tuple[Sections, str, list[str]]] = {
     "semicolon": (NAMED, "user_id;Full name;Plan\nu1;a;b\n", ["delimiter = ;"]),
     "tab": (NAMED, "user_id\tFull name\tPlan\nu1\ta\tb\n", ["delimiter = tab"]),
     "bar": (NAMED, "user_id|Full name|Plan\nu1|a|b\n", [r"delimiter = \|"]),
+    "a bar instead of TAB": (
+        {"csv": {"delimiter": "TAB"}, **NAMED},
+        "user_id|Full name\nu1|a\n",
+        [r"delimiter = \|"],
+    ),
+    "a delimiter that is also the quote": (
+        {"csv": {"quote": ";"}, **NAMED},
+        "user_id|Full name\nu1|a\n",
+        [r"delimiter = \|"],
+    ),
     "later": (NAMED, "Users of ACME\n\nuser_id,Full name\nu1,a\n", [r"\bline 3\b"]),
     "sep=": (
         NAMED,

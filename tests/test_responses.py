@@ -31,8 +31,8 @@ from export_csv import (
     classify,
     describe_response,
     fatal_reason,
-    person_id,
     response_category,
+    response_id,
 )
 
 USERS = "https://api.intercom.io/users"
@@ -106,13 +106,13 @@ def test_only_a_user_or_contact_counts_as_accepted(status: int) -> None:
 
 def test_an_id_is_one_only_if_it_looks_like_one() -> None:
     for found in ("6762-f_0", "a", 17):
-        assert person_id(Response(200, {}, json.dumps({"id": found}).encode())) == str(
-            found
-        )
+        assert response_id(
+            Response(200, {}, json.dumps({"id": found}).encode())
+        ) == str(found)
     for other in (None, "", "a/b", "..", "a b", "ä", True, 1.5, ["a"], {"a": 1}):
-        assert person_id(Response(200, {}, json.dumps({"id": other}).encode())) == "", (
-            other
-        )
+        assert (
+            response_id(Response(200, {}, json.dumps({"id": other}).encode())) == ""
+        ), other
 
 
 # The user_id of the row, and what the response names
@@ -157,11 +157,11 @@ BODIES: list[object] = [PAGE, b"", {}, NOT_FOUND, WRONG_VERSION]
 CONTEXTS = [
     {
         "is_user_url": is_user_url,
-        "has_own_id": has_own_id,
+        "has_intercom_id": has_intercom_id,
         "some_accepted": some_accepted,
     }
     for is_user_url in (True, False)
-    for has_own_id in (True, False)
+    for has_intercom_id in (True, False)
     for some_accepted in (True, False)
 ]
 
@@ -211,14 +211,14 @@ DECISIONS: list[tuple[int, object, Json, Verdict]] = [
     (403, {"errors": []}, {"some_accepted": True}, Verdict.BLOCKED),
     # 404: Intercom's may be about the user, once others were accepted, or if the row has an id.
     (404, NOT_FOUND, {"some_accepted": True}, Verdict.REJECTED),
-    (404, NOT_FOUND, {"has_own_id": True}, Verdict.REJECTED),
+    (404, NOT_FOUND, {"has_intercom_id": True}, Verdict.REJECTED),
     (404, NOT_FOUND, {"is_user_url": False}, Verdict.REJECTED),
     (404, PAGE, {"is_user_url": True}, Verdict.FATAL),
     (404, PAGE, {"is_user_url": False}, Verdict.REJECTED),
     (
         404,
         NOT_FOUND,
-        {"is_user_url": True, "has_own_id": False, "some_accepted": False},
+        {"is_user_url": True, "has_intercom_id": False, "some_accepted": False},
         Verdict.FATAL,
     ),
     (405, NOT_FOUND, {"is_user_url": True}, Verdict.FATAL),

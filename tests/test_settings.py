@@ -752,7 +752,7 @@ SYNTAX: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "a comment after a section": (
         "[csv]  # how cells are separated\ndelimiter = ;\n",
-        {"line 1": "comments"},
+        {"line 1": "comment"},
     ),
     "a line that isn't a setting": (
         "[csv]\ndelimiter\nmin_rows = 2\n",
