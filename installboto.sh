@@ -37,7 +37,7 @@ venv_is_good() {
 
 # Prints a version and "ok", "old" or "no-venv". Without python3-venv, Debian's python3 has venv but
 # not ensurepip, and would leave an incomplete .venv behind. `python` may be Python 2, so this must
-# run on it.
+# also run on Python 2.
 probe='
 import sys
 version = "%d.%d.%d" % sys.version_info[:3]
@@ -52,7 +52,7 @@ else:
         print(version + " no-venv")
 '
 
-# Sets python to the first suitable one, or fails with what to install.
+# Sets python to the first suitable one, or fails with advice on installing it.
 find_python() {
     old='' without_venv=''
     if [ -n "${PYTHON:-}" ]; then

@@ -75,7 +75,7 @@ class Sizes:
     waves: int  # requests per user in flight, for the picture
 
 
-FULL = Sizes(5, 250, 5000, 5, 200_000, 100_000, 1_000_000, 2**30, 30)
+FULL = Sizes(5, 250, 5000, 15, 200_000, 100_000, 1_000_000, 2**30, 30)
 QUICK = Sizes(3, 50, 500, 2, 20_000, 2_000, 20_000, 2**26, 8)
 
 

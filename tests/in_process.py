@@ -72,7 +72,7 @@ def read(
         )
         try:
             report = export_csv.Preflight(file, loaded, lambda: False).run(
-                is_named=True
+                is_chosen=True
             )
         except export_csv.RunAborted as error:
             return Reading(str(error))

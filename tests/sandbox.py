@@ -102,9 +102,9 @@ def run_demo() -> int:
 
 
 def demo_environment() -> dict[str, str]:
-    """Return our environment without what takes precedence over the demo's config.ini.
+    """Return the environment without variables that take precedence over the demo's config.ini.
 
-    A proxy would be asked for the mocks too, and isn't wanted either.
+    Proxies are removed too, because requests to the mocks would also be sent to a proxy.
     """
     pattern = re.compile(
         r"(INTERCOM|HIPCHAT|SLACK)_.*|(https?|all)_proxy", re.IGNORECASE
@@ -124,7 +124,7 @@ def count_sample_rows() -> int:
 
 
 def find_failures(services: MockServices, status: int, log_count: int) -> list[str]:
-    """Return everything that isn't as it should be after the demo's import."""
+    """Return everything that is wrong after the demo's import."""
     failures = []
     if status != 0:
         failures.append(f"exit status {status}")
@@ -173,7 +173,7 @@ def print_list(title: str, lines: Iterable[str]) -> None:
 
 
 def notice_lines(fields: Mapping[str, object]) -> list[str]:
-    """Return a notice's lines, and in brackets what changes its appearance."""
+    """Return a notice's lines, the first one with the notice's appearance in brackets."""
     names = ("color", "channel", "username", "icon_url", "icon_emoji")
     appearance = [str(fields[name]) for name in names if name in fields]
     text = str(fields.get("text", fields.get("message", "")))
@@ -184,7 +184,7 @@ def notice_lines(fields: Mapping[str, object]) -> list[str]:
 
 
 def describe_fields(body: Any) -> str:
-    """Return a request's fields, after a colon, or a blank if it has none."""
+    """Return a request's fields, after a colon, or "" if it has none."""
     if not body or not isinstance(body, dict):
         return ""
     return ": " + ", ".join(f"{name} {value!r}" for name, value in body.items())
@@ -192,7 +192,7 @@ def describe_fields(body: Any) -> str:
 
 #### --serve
 
-# Fixed, so that a config file written for one rehearsal is right for the next.
+# Fixed, so that a config file written for one rehearsal also works for the next.
 DEFAULT_PORT = 8765
 # Variables that take precedence over config.ini: with one of them set, a run that is meant as a
 # rehearsal would use the real credentials, or post to the real webhook.
@@ -206,8 +206,8 @@ OVERRIDING_VARIABLES = (
 SETTINGS = """\
 The mocks of Intercom, Slack and Hipchat are running. Nothing that they receive leaves this machine.
 
-To rehearse your own import, copy config.ini to rehearsal.ini. In the copy, replace these keys where
-they are, each in its section (a key must not appear twice):
+To rehearse your own import, copy config.ini to rehearsal.ini. In the copy, edit these keys in
+place, each in its own section (a key must not appear twice):
 
 [intercom]
 api_id =
@@ -231,7 +231,7 @@ Then run this in another terminal:
 
 python export_csv.py --config rehearsal.ini
 
-Secrets in the environment or in .env take precedence over rehearsal.ini: remove them meanwhile.
+Secrets in the environment or in .env take precedence over rehearsal.ini: remove them first.
 """
 REHEARSAL_WRITTEN = """\
 The mocks of Intercom, Slack and Hipchat are running. Nothing that they receive leaves this machine.
@@ -251,10 +251,10 @@ class CannotServe(Exception):
 
 
 def start_services(options: argparse.Namespace) -> MockServices:
-    """Start the mocks on the port that was asked for. Raise CannotServe if it isn't free."""
+    """Start the mocks on the requested port. Raise CannotServe if it isn't free."""
     port = options.port
     if port is None:
-        # Programs read the port from what is printed; for people, it should stay the same.
+        # Programs read the port from the output; for people, it should stay the same.
         port = DEFAULT_PORT
         if options.json:
             port = 0
@@ -278,7 +278,7 @@ def start_services(options: argparse.Namespace) -> MockServices:
             ) from None
     services = MockServices(port=0, **settings)
     print(
-        f"Port {port} is already in use, so this is another one: {services.url}\n",
+        f"Port {port} is already in use; using {services.url} instead.\n",
         flush=True,
     )
     return services
@@ -292,7 +292,7 @@ def serve_people(services: MockServices, introduction: str) -> None:
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         print_safely(*introduction.splitlines(), *environment_warnings(), "", WAITING)
-        # On Windows, Ctrl-C is only noticed between two waits.
+        # On Windows, Ctrl-C is only handled between two waits.
         while not services.closing.wait(0.5):
             pass
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -309,7 +309,7 @@ def serve_people(services: MockServices, introduction: str) -> None:
 
 
 def environment_warnings() -> list[str]:
-    """Return a warning for each variable that would lead a rehearsal away from the mocks."""
+    """Return a warning for each variable that would keep a rehearsal from using the mocks."""
     warnings = [
         f"Warning: {name} is set and takes precedence over the config file."
         for name in OVERRIDING_VARIABLES
@@ -325,7 +325,7 @@ def environment_warnings() -> list[str]:
 
 
 def print_arrival(request: Request, response: Response) -> None:
-    """Print one line for a request to Intercom, and a notice with all of its lines."""
+    """Print a request to Intercom as one line, or a notice with all of its lines."""
     status = str(response.status)
     if response.status >= 400:
         status += f" ({error_message(response)})"
@@ -352,7 +352,7 @@ def error_message(response: Response) -> str:
 
 
 def print_safely(*lines: str) -> None:
-    """Print lines at once, with control characters escaped that could disturb the terminal."""
+    """Print lines immediately, escaping control characters that could disturb the terminal."""
     text = ""
     for line in lines:
         for character in line:
@@ -364,7 +364,7 @@ def print_safely(*lines: str) -> None:
     try:
         print(text, end="", flush=True)
     except OSError:
-        # Nobody reads any more, but the mocks are still in use.
+        # The reader of the output is gone, but the mocks are still in use.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -391,15 +391,16 @@ def serve_programs(services: MockServices) -> None:
         print(json.dumps(counts), flush=True)
 
 
-#### --config: a copy of somebody's settings that is safe to rehearse with
+#### --config: a copy of the user's settings that is safe to rehearse with
 
 REHEARSAL = "rehearsal.ini"
-# What a rehearsal writes. The sync state is separate too, or it would mark users as sent.
+# For the files that a rehearsal writes. The sync state is separate too: otherwise, users would be
+# marked as sent.
 REHEARSAL_FOLDER = "rehearsal"
 # Sections that are copied line by line, apart from the keys that are replaced.
 COPIED_SECTIONS = ("local", "file", "csv", "log", "user", "custom_attributes")
-# Keys that are copied from the other sections. All else in them may be a secret, also a misspelled
-# key, so it is left out.
+# Keys that are copied from the other sections. Anything else in them, even a misspelled key,
+# may be a secret, so it is left out.
 COPIED_KEYS = {
     "intercom": (
         "api_version",
@@ -438,7 +439,7 @@ def read_config(path: Path) -> Sections:
 
 
 def setting(sections: Sections, section: str, key: str) -> str:
-    """Return a setting's value without quotes around it, or a blank."""
+    """Return a setting's value without the quotes around it, or ""."""
     for name, value in sections.get(section, []):
         if name == key:
             return re.sub('^"([^"]*)"$', r"\1", value)
@@ -448,7 +449,7 @@ def setting(sections: Sections, section: str, key: str) -> str:
 def rehearsal_settings(
     sections: Sections, services: MockServices, config: Path
 ) -> Sections:
-    """Return the settings of a rehearsal: no secret, and no address but the mocks'."""
+    """Return the settings of a rehearsal, without secrets or any addresses but the mocks'."""
     output_folder = Path(REHEARSAL_FOLDER).resolve()
     intercom = [
         ("access_token", services.token),
@@ -489,10 +490,10 @@ def quoted(path: Path) -> str:
 
 
 def find_local_folder(sections: Sections, config: Path) -> Path:
-    """Return the folder of the CSV files, which may be relative to here or to the config file.
+    """Return the folder of the CSV files, set relative to the current folder or to the config.
 
-    A run takes it from its current folder. The rehearsal may be started from another one, as a
-    .env next to the config file would get in its way.
+    A run resolves it against its current folder. The rehearsal may be started from another one,
+    because a .env next to the config file would interfere with it.
     """
     folder = Path(setting(sections, "local", "folder") or ".").expanduser()
     next_to_config = config.resolve().parent / folder
@@ -502,7 +503,7 @@ def find_local_folder(sections: Sections, config: Path) -> Path:
 
 
 def find_overriding_variable(env_file: Path) -> str:
-    """Return where a variable is set that takes precedence over a config file, or a blank."""
+    """Return where a variable that takes precedence over a config file is set, or ""."""
     for name in OVERRIDING_VARIABLES:
         if os.environ.get(name):
             return f"{name} is set in the environment"
@@ -555,7 +556,7 @@ def write_rehearsal(sections: Sections, services: MockServices, config: Path) ->
 
 
 def describe_rehearsal(sections: Sections) -> str:
-    """Return what to tell the user about the rehearsal.ini that was written."""
+    """Return the instructions for using the rehearsal.ini that was written."""
     arguments = [
         sys.executable,
         str(SCRIPT),
@@ -571,7 +572,10 @@ def describe_rehearsal(sections: Sections) -> str:
     folder = Path(REHEARSAL_FOLDER).resolve()
     text = REHEARSAL_WRITTEN.format(folder=folder, command=command)
     if uses_s3:
-        text += "\nA rehearsal doesn't use S3: download the export and name it as FILE.csv.\n"
+        text += (
+            "\nA rehearsal doesn't use S3: download the export, and replace FILE.csv with its"
+            " name.\n"
+        )
     unknown = sorted(set(sections) - {*COPIED_SECTIONS, *COPIED_KEYS})
     if unknown:
         text += f"\nUnknown sections were left out: {', '.join(unknown)}\n"
@@ -698,14 +702,14 @@ def serve(options: argparse.Namespace) -> int:
 def main() -> int:
     options = parse_arguments()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Users have names in any script, and not every terminal can show them.
+        # Users' names may be in any script, and not every terminal can show them.
         sys.stdout.reconfigure(errors="backslashreplace")
     if options.serve:
         return serve(options)
     try:
         return run_demo()
     except subprocess.TimeoutExpired:
-        print(f"\nFAILED: {SCRIPT.name} didn't end within {DEMO_TIMEOUT} seconds")
+        print(f"\nFAILED: {SCRIPT.name} didn't finish within {DEMO_TIMEOUT} seconds")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -333,19 +333,19 @@ STOPS: dict[str, tuple[Case, list[str]]] = {
     "swapped-dates": (
         Case(lines("user_id,joined", "u{n},{c}", SWAPPED),
              user={**ID, "signed_up_at": "joined : timestamp %d/%m/%Y"}),
-        ["'joined'", "01/14/2026 in line 3", "signed_up_at = joined : timestamp %m/%d/%Y$"],
+        ["'joined'", "01/14/2026 on line 3", "signed_up_at = joined : timestamp %m/%d/%Y$"],
     ),
     # German exports
     "three-decimals": (
         Case(lines("user_id;rating", "u{n};{c}", ["4,125", "3,750", "4,5", "5"]), csv=SEMICOLON,
              user=ID, attributes=RATING),
-        ["'rating'", "4,5 in line 4", r"set \[csv\] decimal = ,$"],
+        ["'rating'", "4,5 on line 4", r"set \[csv\] decimal = ,$"],
     ),
     # exports that write YYYYMMDDHH
     "hours-as-seconds": (
         Case(lines("user_id,seen", "u{n},{c}", HOURS), user=ID,
              attributes={"seen_at": "seen : timestamp"}),
-        ["'seen'", "2026110108 in line 2", "seen_at = seen : timestamp %Y%m%d%H$"],
+        ["'seen'", "2026110108 on line 2", "seen_at = seen : timestamp %Y%m%d%H$"],
     ),
     # JavaScript's toLocaleString
     "comma-dates": (

@@ -182,7 +182,7 @@ AGES = {
     timedelta(hours=1, minutes=50): "1 hour old",
     timedelta(hours=26): "26 hours old",
     timedelta(hours=49): "2 days old",
-    timedelta(hours=-3): "from the future by 3 hours",
+    timedelta(hours=-3): "dated 3 hours in the future",
 }
 
 
@@ -472,7 +472,7 @@ def test_a_folder_of_another_account_is_found(
     monkeypatch.setattr(os, "access", access)
     check = export_csv.WriteCheck("[log] folder", tmp_path / "new" / "logs")
     assert_says(
-        export_csv.write_problem(check), f"{tmp_path} .*not writable for this account"
+        export_csv.write_problem(check), f"{tmp_path} .*not writable by this account"
     )
     state = tmp_path / "sent_users.sqlite3"
     state.touch()

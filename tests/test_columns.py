@@ -84,15 +84,15 @@ US_DATES = days("%m/%d/%Y")
 STOPS: dict[str, tuple[str, list[str], list[str]]] = {
     "month first": (
         "timestamp %d/%m/%Y", US_DATES,
-        ["'The cell'", "01/14/2026 in line 3", "x_at = The cell : timestamp %m/%d/%Y"],
+        ["'The cell'", "01/14/2026 on line 3", "x_at = The cell : timestamp %m/%d/%Y"],
     ),
     "one of many": (
         "timestamp %d/%m/%Y", [*JANUARY * 9, "01/14/2025"],
-        ["01/14/2025 in line 218", "timestamp %m/%d/%Y"],
+        ["01/14/2025 on line 218", "timestamp %m/%d/%Y"],
     ),
     "with junk and placeholders": (
         "timestamp %d/%m/%Y", ["n/a", "0000-00-00", "soon", *US_DATES, "later", "00/00/0000"],
-        ["01/14/2026 in line 6", "timestamp %m/%d/%Y"],
+        ["01/14/2026 on line 6", "timestamp %m/%d/%Y"],
     ),
     "with times": (
         "timestamp %d/%m/%Y %H:%M", [f"{day} 10:1{n % 10}" for n, day in enumerate(US_DATES)],
@@ -103,20 +103,20 @@ STOPS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "day before month in ISO": (
         "timestamp", ["2026-01-02", "2026-02-03", "2026-13-05", "2026-04-06"],
-        ["2026-13-05 in line 4", "timestamp %Y-%d-%m"],
+        ["2026-13-05 on line 4", "timestamp %Y-%d-%m"],
     ),
     "decimal comma": (
         "float", ["4,125", "3,750", "4,5", "5"],
-        ["4,5 in line 4", "[csv] decimal = ,"],
+        ["4,5 on line 4", "[csv] decimal = ,"],
     ),
     "decimal comma in integers": (
-        "integer", ["4,125", "3,750", "4,5", "5"], ["4,5 in line 4", "decimal = ,", ": float"],
+        "integer", ["4,125", "3,750", "4,5", "5"], ["4,5 on line 4", "decimal = ,", ": float"],
     ),
     "decimal comma late": (
         "float", [*map(str, range(12_000)), "4,5", "4,125", "3,750"], ["4,5", "decimal = ,"],
     ),
     "hours": (
-        "timestamp", days("%Y%m%d08", step=1), ["2026010508 in line 2", "timestamp %Y%m%d%H"],
+        "timestamp", days("%Y%m%d08", step=1), ["2026010508 on line 2", "timestamp %Y%m%d%H"],
     ),
     "minutes": ("timestamp", days("%y%m%d0815", step=1), ["timestamp %y%m%d%H%M"]),
     "half swapped": (
@@ -139,11 +139,11 @@ STOPS["half swapped, after a mixed start"] = (
 )  # fmt: skip
 STOPS["half swapped, the same dates again"] = (
     "timestamp %m-%d-%Y", ["07-10-1983", "08-10-1983", "9/19/88", "9/20/88"] * 5,
-    ["07-10-1983 in line 2", "9/19/88 in line 4"],
+    ["07-10-1983 on line 2", "9/19/88 on line 4"],
 )  # fmt: skip
 STOPS["year first with two digits"] = (
     "timestamp %d/%m/%y", ["85/03/12", "26/03/12", "31/12/11", "05/06/07"],
-    ["85/03/12 in line 2", "timestamp %y/%m/%d"],
+    ["85/03/12 on line 2", "timestamp %y/%m/%d"],
 )  # fmt: skip
 
 

@@ -509,7 +509,7 @@ def test_a_user_whose_responses_name_another_is_tried_three_times(
     }
     assert ids == {"u2"}
     assert len({request.connection for request in services.requests}) == 3
-    assert "another user" in result.reasons()[0][2]
+    assert "different user" in result.reasons()[0][2]
     assert len(services.requests) == 6
 
 
@@ -521,7 +521,7 @@ def test_if_the_very_first_response_names_another_user_the_run_stops(
     result = project.run()
     assert (result.status, result.counts()) == (1, (0, 0, 3)), result
     assert len(services.requests) == 1
-    assert "another user" in result.err
+    assert "different user" in result.err
     assert rejected_ids(result) == ["u1", "u2", "u3"]
 
 

@@ -819,9 +819,7 @@ def test_the_usual_port_is_replaced_if_it_is_taken(tmp_path: Path) -> None:
             second_lines = read_introduction(second)
             send(second, signal.SIGINT)
         send(first, signal.SIGINT)
-    assert second_lines[0].startswith(
-        "Port 8765 is already in use, so this is another one: http"
-    )
+    assert second_lines[0].startswith("Port 8765 is already in use; using http")
     first_url, second_url = (
         next(line for line in lines if line.endswith("/users"))
         for lines in (first_lines, second_lines)
