@@ -8849,7 +8849,7 @@ class Sender:
     def step(self) -> None:
         """Send the next user; if that isn't possible yet, wait for the next result."""
         # Results are handled first, so that each accepted user is in the state file at once.
-        while finished := self.pool.next_result(timeout=0):
+        while self.in_flight and (finished := self.pool.next_result(timeout=0)):
             self.finish(finished)
         has_sent = self.has_room() and self.send_next()
         if not has_sent and self.in_flight:
@@ -8871,7 +8871,7 @@ class Sender:
         upload = self.next_upload
         if upload is None:
             return True  # the row was counted immediately, or there is none
-        if self.busy_users.may_have_same(upload.user):
+        if self.in_flight and self.busy_users.may_have_same(upload.user):
             # If two rows for one user were in flight, they could arrive in any order. Later rows
             # wait too, because keeping all blocked rows would need unlimited memory.
             return False

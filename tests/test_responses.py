@@ -509,7 +509,7 @@ def test_a_user_whose_responses_name_another_is_tried_three_times(
     }
     assert ids == {"u2"}
     assert len({request.connection for request in services.requests}) == 3
-    assert "different user" in result.reasons()[0][2]
+    assert "another user" in result.reasons()[0][2]
     assert len(services.requests) == 6
 
 
