@@ -7595,7 +7595,9 @@ class SyncState:
 
     def remove_snapshot(self) -> None:
         if self.snapshot_folder:
-            self.snapshot_folder.cleanup()
+            # Windows removes no file that is open. `close` tries again.
+            with contextlib.suppress(OSError):
+                self.snapshot_folder.cleanup()
 
     def prepare(self, *, write: bool) -> None:
         """Create the tables in a new file. Raise RunAborted if it's another kind of file."""

@@ -6,7 +6,6 @@ import time
 import tracemalloc
 import warnings
 from datetime import datetime, timedelta, timezone
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -16,7 +15,7 @@ from in_process import MOMENTS, UNHURRIED, USER, UTC, convert, read
 import export_csv
 from export_csv import CellValue, identity_problem, make_converter
 
-BERLIN = ZoneInfo("Europe/Berlin")
+BERLIN = export_csv.load_timezone("Europe/Berlin") or UTC
 
 
 def reason_for(

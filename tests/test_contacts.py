@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from conftest import Project, Result, assert_says, line_of, lines_of
+from conftest import Project, Result, assert_says, line_of, lines_of, posix
 from faults import Fault
 from in_process import load_settings
 from mock_http import Request
@@ -980,6 +980,7 @@ def test_values_outside_the_options_are_found_in_rows_that_end_with_a_delimiter(
         assert_says(line_of(result.out + result.err, "options"), "1 value ", "bronze")
 
 
+@posix("Windows has no /dev/stdin")
 def test_check_reads_a_pipe_once(contacts: Project, services: MockServices) -> None:
     services.attributes = {"plan": "string"}
     services.attribute_details = {"plan": {"options": ["gold"]}}

@@ -7,6 +7,7 @@ import gzip
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from datetime import datetime
@@ -337,7 +338,7 @@ def test_an_unreadable_file_is_named_in_one_line(project: Project, kind: str) ->
         (project.exports / name).mkdir()
     elif kind == "loop" and os.name == "posix":
         (project.exports / name).symlink_to(name)
-    elif kind == "failing disk" and Path("/proc/self/mem").exists():
+    elif kind == "failing disk" and sys.platform == "linux":
         name = "/proc/self/mem"
         expected = "Input/output error"
     else:
@@ -376,6 +377,7 @@ def test_a_temporary_folder_that_cannot_be_used_is_named(project: Project) -> No
     assert_says(line, "File too large", r"\[aws\] tmp_folder")
 
 
+@posix("on Windows, the copy has a name until the process ends")
 def test_the_copy_leaves_nothing_behind(project: Project) -> None:
     """Not even while it is read: it never has a name."""
     temporary = project.folder / "tmp"
@@ -565,7 +567,7 @@ def has_copied(pid: int) -> bool:
     return any(path.stat().st_size for path in unnamed)
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 @pytest.mark.parametrize("stalls", ["before it opens", "in the middle"])
 def test_a_signal_ends_a_run_whose_pipe_stalls(project: Project, stalls: str) -> None:
     """What came through the pipe is kept, as nobody can read it again."""
