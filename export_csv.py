@@ -4996,7 +4996,9 @@ class PackedDates:
             return
         if self.first is None:
             self.first = Example(line, cell)
-        self.fitting.keep(self.dates.read(cell))
+        # Once no format fits all values, as after the first real UNIX seconds, none can again.
+        if self.fitting.names is None or self.fitting.names:
+            self.fitting.keep(self.dates.read(cell))
         # Only different values count: the same default in each row would prove nothing.
         if len(self.different) < MIN_EVIDENCE:
             self.different.add(cell)
