@@ -2596,7 +2596,9 @@ def run_in_background(
     (botocore's read_timeout counts from the last byte). On Windows, even Ctrl-C doesn't interrupt
     it.
     """
-    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    # Not a SimpleQueue: if a signal arrives just as the timeout of its get() ends, the rest of the
+    # timeout is negative, which means "wait forever" there (CPython's _queue.c).
+    results: queue.Queue[Any] = queue.Queue()
 
     def work() -> None:
         try:
@@ -8755,7 +8757,8 @@ class WorkerPool:
         self.size = size
         self.started = 0
         self.uploads: queue.SimpleQueue[Upload] = queue.SimpleQueue()
-        self.results: queue.SimpleQueue[FinishedUpload] = queue.SimpleQueue()
+        # No SimpleQueue, as in run_in_background: the main thread waits here with a timeout.
+        self.results: queue.Queue[FinishedUpload] = queue.Queue()
 
     def submit(self, upload: Upload) -> None:
         """Queue a user. Raise RuntimeError if no thread can be started."""
