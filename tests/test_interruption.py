@@ -29,6 +29,8 @@ from faults import Fault
 from mock_http import Request
 from mock_services import MockServices
 
+import export_csv
+
 if sys.platform == "win32":
     BREAK = pytest.param(signal.SIGBREAK, marks=not_wine("only delivers Ctrl-C"))
     SIGNALS: list[Any] = [signal.SIGINT, BREAK]
@@ -348,6 +350,23 @@ def hash_and_signal(data=b"", **options):
 
 hashlib.sha256 = hash_and_signal
 """
+
+
+@only_posix
+def test_a_signal_at_the_end_of_a_poll_does_not_make_it_wait_forever() -> None:
+    """It would with SimpleQueue.get, for which the rest of its timeout is then negative."""
+    end = time.monotonic() + 0.5
+    # The handler takes longer than a poll, so its timeout is over when it returns.
+    previous = signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.2))
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(export_csv.RunAborted):
+            export_csv.run_in_background(
+                lambda: time.sleep(10), lambda: time.monotonic() > end
+            )
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 #### A disk that fails
