@@ -70,6 +70,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from enum import Enum, IntEnum, auto
 from functools import lru_cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import (
     IO,
     Any,
@@ -407,11 +408,21 @@ def escape_control_character(character: str) -> str:
     return ascii(character)[1:-1]
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that led to it, as a traceback shows them; innermost last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        if cause.__cause__ is not None or cause.__suppress_context__:
+            cause = cause.__cause__
+        else:
+            cause = cause.__context__
+
+
 def root_cause(error: BaseException) -> str:
     """Describe the innermost exception; the outer ones may contain URLs with secrets."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return f"{type(error).__name__}: {error}"
+    *_, cause = causes(error)
+    return f"{type(cause).__name__}: {cause}"
 
 
 def describe_unexpected(error: Exception) -> str:
@@ -1268,6 +1279,9 @@ URL_PATTERN = (
     r"(https://(?=[^/])|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@?#]*"
 )
 URL_HINT = "an https:// URL (http:// only for localhost) without credentials"
+# Longest invalid value and unknown name that a message shows. Tokens and keys are longer, and are
+# easily pasted into the wrong line; then the message ends up in a log or a chat.
+MAX_SHOWN_VALUE = 20
 # Tokens are often copied together with the header that the documentation shows around them.
 HINT_FOR_SECRETS = (
     "the value alone, without spaces, quotes or the word Bearer; copy it again"
@@ -1739,9 +1753,6 @@ def set_constant(mapping: FieldMapping, constant: str) -> None:
 
 #### Reading config.ini
 
-# Longest invalid value and unknown name that a message shows. Tokens and keys are longer, and are
-# easily pasted into the wrong line; then the message ends up in a log or a chat.
-MAX_SHOWN_VALUE = 20
 HARMLESS_NAME = "[a-z0-9_]{0,30}"
 MAX_BAD_LINES = 3  # lines that aren't settings; any others are only counted
 
@@ -2829,15 +2840,18 @@ class S3Download:
 
     def run(self) -> InputFile:
         """Download the object. Raise RunAborted if that is refused or fails too often."""
+        # Imported only here, because it takes half a second and runs on local files don't need it.
         try:
+            import boto3
             from botocore.exceptions import BotoCoreError, ClientError
         except ImportError as error:
             raise RunAborted(
                 f"the package {error.name} is missing; {INSTALL_HINT}"
             ) from None
+
         key = self.folder
         try:
-            client = self.make_client()
+            client = self.make_client(boto3)
             if self.settings.file.select_latest:
                 key += self.find_newest(client).name
             else:
@@ -2849,15 +2863,9 @@ class S3Download:
                 f"s3://{self.bucket}/{key}: {describe_s3_error(error)}"
             ) from None
 
-    def make_client(self) -> Any:
-        # Imported only here, because it takes half a second and runs on local files don't need it.
-        try:
-            import boto3
-            from botocore.config import Config
-        except ImportError as error:
-            raise RunAborted(
-                f"the package {error.name} is missing; {INSTALL_HINT}"
-            ) from None
+    def make_client(self, boto3: ModuleType) -> Any:
+        """Return a client for S3."""
+        from botocore.config import Config
 
         aws = self.settings.aws
         # The environment's session token belongs to the environment's keys, not to others.
@@ -2995,26 +3003,13 @@ MAX_RECORD_SIZE = 2**20  # characters
 csv.field_size_limit(8 * MAX_RECORD_SIZE)
 
 # Zero-width characters: NUL, soft hyphen, joiners, fillers, direction marks, byte-order mark.
-INVISIBLE_CODES = (
-    *(
-        0,
-        0xAD,
-        0x34F,
-        0x61C,
-        0x115F,
-        0x1160,
-        0x17B4,
-        0x17B5,
-        0x180E,
-        0x3164,
-        0xFEFF,
-        0xFFA0,
-    ),
+INVISIBLE_SINGLE = "\0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u3164\ufeff\uffa0"
+INVISIBLE_RANGES = (
     *range(0x200B, 0x2010),
     *range(0x202A, 0x202F),
     *range(0x2060, 0x2070),
 )
-INVISIBLE = "".join(map(chr, INVISIBLE_CODES))
+INVISIBLE = INVISIBLE_SINGLE + "".join(map(chr, INVISIBLE_RANGES))
 WITHOUT_INVISIBLE = str.maketrans("", "", INVISIBLE)
 # No character above U+3000, the space in Chinese and Japanese text, is white space.
 WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))
@@ -4001,19 +3996,19 @@ def heading_problem(mapping: FieldMapping, headings: list[str]) -> str:
     if mapping.is_constant:
         heading = normalize_heading(mapping.constant)
         if heading and heading in headings:
-            what = f"'{mapping.constant}' (for {mapping.name})"
-            return f"{what} is a heading; remove the single quotes"
+            label = f"'{mapping.constant}' (for {mapping.name})"
+            return f"{label} is a heading; remove the single quotes"
         return ""
-    what = f"'{mapping.heading}' (for {mapping.name})"
+    label = f"'{mapping.heading}' (for {mapping.name})"
     times = headings.count(mapping.heading)
     if times == 0:
         named = filter(None, headings)
         similar = ", ".join(closest_names(mapping.heading, named, count=3))[:200]
-        return f"{what} not found; closest: {similar}"
+        return f"{label} not found; closest: {similar}"
     if times == 2:
-        return f"{what} appears twice"
+        return f"{label} appears twice"
     if times > 2:
-        return f"{what} appears {times} times"
+        return f"{label} appears {times} times"
     return ""
 
 
@@ -4685,6 +4680,12 @@ class FittingReadings:
 ## A column
 
 
+def type_with_article(mapping: FieldMapping) -> str:
+    """Return the type of a mapping as part of a sentence, such as "an integer"."""
+    noun = CELL_TYPES[mapping.type_name].noun
+    return f"{noun} {mapping.date_format}".rstrip()
+
+
 class ColumnEvidence:
     """Judges a typed column by all of its values.
 
@@ -4696,10 +4697,9 @@ class ColumnEvidence:
         self.mapping = mapping
         self.others = others
         self.column = f"column {mapping.heading!r} ({mapping.name})"
-        # Most columns are settled after a few values, which keeps the preflight fast.
-        self.is_settled = (
-            False  # no further valid value can change the reason or the hint
-        )
+        # No further valid value can change the reason or the hint. Most columns are settled after
+        # a few values, which keeps the preflight fast.
+        self.is_settled = False
         self.is_decided = False  # no further valid value can change the reason
         self.valid = 0
         self.invalid = 0
@@ -4782,8 +4782,9 @@ class ColumnEvidence:
         # None of the values is valid, so each reading that fits them is better than the setting.
         if suggestions := self.suggestions(self.fitting.names):
             advice = f"set {suggestions}"
+        expected = type_with_article(self.mapping)
         return (
-            f"{self.column}: none of its {self.invalid} values is {self.noun()}"
+            f"{self.column}: none of its {self.invalid} values is {expected}"
             f" (line {first.line}: '{first}' is {first.reason}); {advice}"
         )
 
@@ -4799,15 +4800,11 @@ class ColumnEvidence:
         examples = [self.explained[name] for name in chosen]
         first = min(examples, key=lambda example: example.line)
         readings = " or ".join(self.others.describe(name) for name in chosen)
+        expected = type_with_article(self.mapping)
         return (
-            f"{self.column}: {first} on line {first.line} isn't {self.noun()}, but every value can"
+            f"{self.column}: {first} on line {first.line} isn't {expected}, but every value can"
             f" be read {readings}; other values would be wrong; set {self.suggestions(names)}"
         )
-
-    def noun(self) -> str:
-        """Return the noun for a valid value, such as "a timestamp %d/%m/%Y"."""
-        noun = CELL_TYPES[self.mapping.type_name].noun
-        return f"{noun} {self.mapping.date_format}".rstrip()
 
     def suggestions(self, names: Iterable[str] | None) -> str:
         """Return the lines of config.ini for these readings, or ""."""
@@ -5330,11 +5327,9 @@ class KnownTexts:
     def add(self, text: str) -> bool:
         """Add a text; return whether it was there already."""
         # Two of 100,000 texts have the same 64-bit hash less than once in a billion runs.
-        key = hash(text)
-        if key in self.hashes:
-            return True
-        self.hashes.add(key)
-        return False
+        was_known = text in self
+        self.hashes.add(hash(text))
+        return was_known
 
 
 class RepeatedUsersEvidence(Evidence):
@@ -5612,15 +5607,14 @@ class FileReport:
         occurrences = self.rejected.setdefault(rejection.category, Occurrences())
         occurrences.add(line, "", str(rejection))
 
-    def omitted_lines(self, *, would: bool) -> list[str]:
+    def omitted_lines(self) -> list[str]:
         """Return a line per column with omitted values, followed by its examples."""
         lines = []
         for mapping, occurrences in self.omitted.items():
             values = pluralize(occurrences.count, "value")
-            verb = describe_omission(occurrences.count, would=would)
             lines.append(
                 f"{values} in '{mapping.heading}' ({mapping.name}) "
-                f"{verb}: not {type_with_article(mapping)}"
+                f"would be omitted: not {type_with_article(mapping)}"
             )
             lines += occurrences.lines()
             if mapping in self.hints:
@@ -5635,18 +5629,6 @@ class FileReport:
             lines.append(f"{rows} would not be imported: {category}")
             lines += occurrences.lines()
         return lines
-
-
-def describe_omission(count: int, *, would: bool) -> str:
-    if would:
-        return "would be omitted"
-    return "was omitted" if count == 1 else "were omitted"
-
-
-def type_with_article(mapping: FieldMapping) -> str:
-    """Return the type of a mapping as part of a sentence, such as "an integer"."""
-    noun = CELL_TYPES[mapping.type_name].noun
-    return f"{noun} {mapping.date_format}".rstrip()
 
 
 class AllRejectedEvidence(Evidence):
@@ -6346,17 +6328,6 @@ class HttpClient:
             headers=raw.headers,
             body=bytes(content),
         )
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that led to it, as a traceback shows them; innermost last."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        if cause.__cause__ is not None or cause.__suppress_context__:
-            cause = cause.__cause__
-        else:
-            cause = cause.__context__
 
 
 def describe_error(error: BaseException) -> str:
@@ -9841,7 +9812,7 @@ def dry_run_lines(run: ImportRun, file: InputFile, report: FileReport) -> list[s
         lines += [note for note in (file.note, *report.notes) if note]
     lines += report.warnings
     lines += config_warnings(run.settings, report.table)
-    lines += report.omitted_lines(would=True)
+    lines += report.omitted_lines()
     lines += report.rejected_lines()
     if report.repeated_users:
         lines.append(report.repeated_users)
@@ -9951,7 +9922,7 @@ def report_file(run: ImportRun, file_report: FileReport, report: CheckReport) ->
     ]
     # In a run, these notes are only in the debug log.
     warnings_found += number_timestamps(settings)
-    warnings_found += file_report.omitted_lines(would=True)
+    warnings_found += file_report.omitted_lines()
     if file_report.repeated_users:
         warnings_found.append(file_report.repeated_users)
     for line in warnings_found:

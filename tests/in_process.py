@@ -77,7 +77,7 @@ def read(
         except export_csv.RunAborted as error:
             return Reading(str(error))
         reading = Reading(report.reason, warnings=report.warnings, notes=report.notes)
-        reading.omitted_text = "\n".join(report.omitted_lines(would=True))
+        reading.omitted_text = "\n".join(report.omitted_lines())
         if not report.reason:
             read_rows(reading, file, loaded, report.table.accepted_width)
     return reading

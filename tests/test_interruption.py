@@ -47,20 +47,28 @@ SILENCE = 60  # seconds; nobody waits for a response that takes so long
 
 
 class Gate:
-    """Holds back the responses to the upserts of some users until it is opened."""
+    """Holds back the responses to the upserts of some users until it is opened.
 
-    def __init__(self, services: MockServices, *user_ids: str) -> None:
+    Then each of them gets `fault`, if there is one.
+    """
+
+    def __init__(
+        self, services: MockServices, *user_ids: str, fault: Fault | None = None
+    ) -> None:
         self.user_ids = set(user_ids)
+        self.fault = fault
         self.held: list[str] = []
         self.opened = threading.Event()
         services.fault_for = self
 
-    def __call__(self, request: Request) -> None:
+    def __call__(self, request: Request) -> Fault | None:
         body = request.body or {}
         user_id = body.get("user_id", body.get("external_id"))
-        if user_id in self.user_ids:
-            self.held.append(user_id)
-            self.opened.wait(60)
+        if user_id not in self.user_ids:
+            return None
+        self.held.append(user_id)
+        self.opened.wait(60)
+        return self.fault
 
     def run(self, project: Project, env: Mapping[str, str] | None = None) -> Child:
         """Start a run, and wait until all of these users are in flight."""
@@ -292,13 +300,7 @@ def test_a_signal_only_counts_if_a_row_was_not_done(
     fault: Fault,
     status: int,
 ) -> None:
-    gate = Gate(services, "u5")
-
-    def hold(request: Request) -> Fault | None:
-        gate(request)
-        return fault if request.body["user_id"] == "u5" else None
-
-    services.fault_for = hold
+    gate = Gate(services, "u5", fault=fault)
     project.enable_notices()
     project.configure(intercom={"concurrency": concurrency})
     path = project.users(5)
@@ -573,13 +575,7 @@ def test_all_requests_of_a_user_in_flight_are_sent(
 def test_nothing_is_retried_after_a_signal(
     project: Project, services: MockServices, fault: Fault
 ) -> None:
-    gate = Gate(services, "u2")
-
-    def hold(request: Request) -> Fault | None:
-        gate(request)
-        return fault if request.body["user_id"] == "u2" else None
-
-    services.fault_for = hold
+    gate = Gate(services, "u2", fault=fault)
     project.users(3)
     child = gate.run(project)
     child.send(SIGTERM)

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import ssl
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -261,6 +262,14 @@ def test_a_missing_temporary_folder_is_named(bucket: Bucket) -> None:
     assert_names(
         bucket.reader.error(tmp_folder=missing), str(missing), "[aws] tmp_folder"
     )
+
+
+def test_a_missing_package_is_named_with_the_way_to_install_it(
+    bucket: Bucket,
+) -> None:
+    with mock.patch.dict(sys.modules, {"boto3": None}):
+        message = bucket.reader.error()
+    assert_names(message, "the package boto3 is missing", "installboto.sh")
 
 
 def test_boto3_is_imported_only_for_s3_and_nothing_is_left_behind(
