@@ -40,6 +40,7 @@ import csv
 import difflib
 import email.utils
 import errno
+import gc
 import gzip
 import hashlib
 import html
@@ -648,6 +649,9 @@ def to_email(cell: str) -> str:
 
 def to_text(cell: str) -> str:
     """Return the cell; raise ValueError if it is a spreadsheet error or has lost characters."""
+    # Most cells are a single word, which takes no further check.
+    if cell.isalnum():
+        return cell
     if "\ufffd" in cell:
         raise ValueError("text with U+FFFD, left by a conversion that lost characters")
     if is_spreadsheet_error(cell):
@@ -832,7 +836,9 @@ def to_timestamp(cell: str, *, timezone: tzinfo, is_activity_time: bool = False)
     back, the first occurrence is used. `is_activity_time` is for fields that are never in the
     future or in 1970.
     """
-    seconds = read_plain_iso_8601(cell, timezone)
+    seconds = None
+    if not cell.isdecimal():  # UNIX seconds
+        seconds = read_plain_iso_8601(cell, timezone)
     if seconds is None:
         seconds = read_any_timestamp(cell, timezone, is_activity_time)
     if is_activity_time and seconds > time.time() + ONE_DAY:
@@ -4138,6 +4144,9 @@ def check_identity_fields(user: UserPayload, cells: list[str]) -> None:
         if user.keys().isdisjoint(IDENTITY_FIELDS):
             raise RowRejected("no user_id, email or id")
         known = user.get("id", "")
+    # No label ends with a digit, as most ids do.
+    if known[-1:].isdigit():
+        return
     # A real user named Total would have an e-mail address somewhere.
     if SUMMARY_LABEL.fullmatch(known) and not any(is_email(cell) for cell in cells):
         reason = f"'{known}' is the label of a summary row, not a user"
@@ -4229,21 +4238,19 @@ def identity_label(row: Row, table: CsvTable) -> str:
     return ""
 
 
-def identity_keys(user: UserPayload) -> list[str]:
-    """Return the keys by which Intercom may identify a user, such as "user_id=17"."""
-    keys = []
+def identity_keys(user: UserPayload) -> Iterator[str]:
+    """Yield the keys by which Intercom may identify a user, such as "user_id=17"."""
     for name in IDENTITY_FIELDS:
         if name in user:
             value = user[name]
             if name == "email":
                 value = value.lower()  # as Intercom does
-            keys.append(f"{name}={value}")
-    return keys
+            yield f"{name}={value}"
 
 
 def identity_key(user: UserPayload) -> str:
     """Return the first of a user's identity keys, or "" if there is none."""
-    return next(iter(identity_keys(user)), "")
+    return next(identity_keys(user), "")
 
 
 #### Evidence about columns
@@ -5327,9 +5334,9 @@ class KnownTexts:
     def add(self, text: str) -> bool:
         """Add a text; return whether it was there already."""
         # Two of 100,000 texts have the same 64-bit hash less than once in a billion runs.
-        was_known = text in self
+        count = len(self.hashes)
         self.hashes.add(hash(text))
-        return was_known
+        return len(self.hashes) == count
 
 
 class RepeatedUsersEvidence(Evidence):
@@ -5857,6 +5864,8 @@ class Response:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)  # case-insensitive
     body: bytes = b""
+    # From the first byte of the request to the last one of the response.
+    seconds: float = 0.0
     # The body if it is a JSON object, otherwise empty.
     json: dict[str, Any] = field(init=False)
 
@@ -5925,6 +5934,7 @@ class NoResponse:
     is_permanent: bool = False
     # A kept-alive connection was closed before any byte of the response.
     is_stale_connection: bool = False
+    seconds: float = 0.0  # until the attempt failed
 
 
 def parse_json_object(text: bytes) -> dict[str, Any]:
@@ -6548,6 +6558,10 @@ def describe_response(response: Response | NoResponse) -> str:
     return described
 
 
+def describe_with_time(response: Response | NoResponse) -> str:
+    return f"{describe_response(response)} in {response.seconds:.3f} s"
+
+
 def response_category(response: Response | NoResponse) -> str:
     """Describe a response without the details of one row, so that many rows can share the text.
 
@@ -6840,6 +6854,9 @@ class ApiRequest:
     url: str
     payload: UserPayload | None = None
     label: object = ""  # of the user in logs; blank: the URL is logged
+    # Of a request that creates or updates a user. If Intercom accepts it, it is logged as the
+    # outcome of the row.
+    context: RequestContext | None = None
 
     def __str__(self) -> str:
         if self.label:
@@ -6929,8 +6946,9 @@ class IntercomClient:
                 fresh=fresh,
             )
             self.limiter.release(response)
-            seconds = time.monotonic() - began
-            log.debug("%s: %s in %.3f s", request, describe_response(response), seconds)
+            response.seconds = time.monotonic() - began
+            if not is_accepted(request, response):
+                log.debug("%s: %s", request, describe_with_time(response))
             if isinstance(response, Response) or not response.is_stale_connection:
                 return response
             # The server closed the connection before the request arrived. That isn't a failure, so
@@ -7041,6 +7059,13 @@ class IntercomClient:
             label=f"custom attribute {name}",
         )
         return self.send_with_retries(request, is_attribute_or_refusal)
+
+
+def is_accepted(request: ApiRequest, response: Response | NoResponse) -> bool:
+    """Return whether Intercom accepted the request's user."""
+    if request.context is None:
+        return False
+    return classify(response, request.context) is Verdict.ACCEPTED
 
 
 def is_temporary_failure(response: Response) -> bool:
@@ -7338,6 +7363,7 @@ class Upsert:
             has_intercom_id="id" in self.upload.user,
             user_id=self.upload.user_id,
         )
+        request.context = context
         response = self.attempt(request, context)
         for _ in range(MAX_WRONG_USER_ATTEMPTS - 1):
             if classify(response, context) is not Verdict.WRONG_USER:
@@ -8531,6 +8557,8 @@ MIN_USERS_ALL_REJECTED = 5  # for shorter files: fewer may all be rejected by ch
 # lookup can't be interrupted.
 ABANDON_AFTER = 30
 EARLIER_ROW_FAILED = "an earlier row for the same user was not imported"
+# A log line takes more time than anything else about an unchanged row, so they share one.
+UNCHANGED_PER_LOG_LINE = 20
 # The preflight has read them, but then the disk with the temporary copy failed.
 UNREADABLE_ROWS = "the copy of the input could not be read again"
 
@@ -8799,6 +8827,7 @@ class Sender:
         self.next_upload: Upload | None = None  # of next_row, if it is a valid one
         self.in_flight: dict[Upload, None] = {}  # a set that keeps the order
         self.unreached: list[Row] = []
+        self.unlogged: list[Upload] = []  # unchanged ones
         self.last_counted_line = 0
 
         self.pool = WorkerPool(client, self.settings.intercom.concurrency)
@@ -8820,6 +8849,7 @@ class Sender:
                 self.step()
             except Exception as error:
                 self.stop.request(error)
+        self.log_unchanged()
 
     def is_finished(self) -> bool:
         return not self.in_flight and (self.is_read or self.stop.is_set())
@@ -8912,6 +8942,7 @@ class Sender:
 
     def receive(self) -> None:
         """Record the next result, if there is one within a moment."""
+        self.log_unchanged()  # the result may be a long time coming
         if time.monotonic() > self.stop.deadline() + ABANDON_AFTER:
             # Their threads are stuck in a call that can't be interrupted, so stop waiting for them.
             for upload in list(self.in_flight):
@@ -8943,7 +8974,7 @@ class Sender:
         if rejection:
             self.reject(upload.row, rejection)
         else:
-            self.count_imported(upload)
+            self.count_imported(upload, result)
         # Even if the row was rejected, the contact that was remembered for it is gone.
         if self.state and result.stale_contact_id:
             self.state.delete_contact(result.stale_contact_id)
@@ -9001,16 +9032,24 @@ class Sender:
             self.outages.record_useful_response(time.monotonic())
         return self.rejections.record(upload, response, verdict)
 
-    def count_imported(self, upload: Upload) -> None:
+    def count_imported(self, upload: Upload, result: UpsertResult) -> None:
         self.counts.imported += 1
         self.last_counted_line = max(self.last_counted_line, upload.row.line)
-        log.debug("%s: accepted", upload)
+        log.debug("%s: accepted: %s", upload, describe_with_time(result.response))
 
     def count_unchanged(self, upload: Upload) -> None:
         self.forget_next_row()
         self.counts.unchanged += 1
         self.last_counted_line = max(self.last_counted_line, upload.row.line)
-        log.debug("%s: unchanged", upload)
+        self.unlogged.append(upload)
+        if len(self.unlogged) >= UNCHANGED_PER_LOG_LINE:
+            self.log_unchanged()
+
+    def log_unchanged(self) -> None:
+        """Log the unchanged rows that haven't been logged yet, all in one line."""
+        if self.unlogged:
+            log.debug("%s: unchanged", ", ".join(map(str, self.unlogged)))
+            self.unlogged.clear()
 
     def reject(self, row: Row, rejection: RowRejected) -> None:
         """Count and save a row that is not imported, and log why."""
@@ -10313,6 +10352,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.logThreads = False
     logging.logProcesses = False
     logging.logMultiprocessing = False
+    # Whatever exists by now, most of it modules, lives until the end. The garbage collector would
+    # look at all of it again and again while rows are read, which takes a tenth of the time.
+    gc.freeze()
     # Without a handler, Python would print libraries' warnings to standard error.
     logging.getLogger().addHandler(logging.NullHandler())
     # If the console can't show a character, print its escape instead of failing.

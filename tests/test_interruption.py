@@ -849,16 +849,16 @@ def test_the_import_goes_on_if_the_disk_of_the_logs_is_full(
     project.configure(log={"folder": disk})
     project.configure(custom_attributes={"count": "name : integer"} if wrong else {})
     project.write(
-        "user_id,name\nu0,7\n" + "".join(f"u{n},User {n}\n" for n in range(1, 600))
+        "user_id,name\nu0,7\n" + "".join(f"u{n},User {n}\n" for n in range(1, 1200))
     )
     result = project.run("--quiet")
     assert (result.status, result.out) == (0, "")
-    assert len(services.users) == 600
+    assert len(services.users) == 1200
     lines = [line for line in result.err.splitlines() if NO_SPACE in line]
     assert 1 <= len(lines) <= 1 + wrong
     assert all("log" in line for line in lines)
     others = [line for line in result.err.splitlines() if line not in lines]
-    assert ["599" in line for line in others] == [True] * wrong, others
+    assert ["1,199" in line for line in others] == [True] * wrong, others
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["fills up", "is full"])

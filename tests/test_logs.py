@@ -135,6 +135,22 @@ def test_each_row_has_its_outcome_by_line_and_identity(project: Project) -> None
     )
 
 
+@pytest.mark.parametrize("new", [0, 1], ids=["all unchanged", "the last one is new"])
+def test_each_unchanged_row_is_logged_once(project: Project, new: int) -> None:
+    """And that before the run waits for the response about a later row."""
+    project.configure(intercom={"skip_unchanged": "true"})
+    project.users(45)
+    project.run()
+    for old in files(project.folder / "logs"):
+        old.unlink()
+    project.users(45 + new)
+    log = project.run().debug_log
+    logged = re.findall(r"line (\d+) user_id=u(\d+)(?=.*(unchanged|accepted))", log)
+    expected = [(str(number + 1), str(number), "unchanged") for number in range(1, 46)]
+    expected += [("47", "46", "accepted")][:new]
+    assert logged == expected
+
+
 def test_an_omitted_value_is_logged_with_its_column_and_type(project: Project) -> None:
     project.configure(custom_attributes={"age": "years old : integer"})
     project.write("user_id,years old\nu1,36\nu2,thirty\n")
@@ -160,7 +176,7 @@ def test_each_retry_and_the_time_of_each_request_are_logged(project: Project) ->
     project.services.faults = [Fault(status=503), Fault(status=500)]
     project.users(1)
     result = project.run()
-    request = r"DEBUG line 2 user_id=u1: (\d+)\b.* in \d+\.\d+ s$"
+    request = r"DEBUG line 2 user_id=u1: (?:accepted: )?(\d+)\b.* in \d+\.\d+ s$"
     assert re.findall(request, result.debug_log, re.MULTILINE) == ["503", "500", "200"]
     retry = r"WARNING line 2 user_id=u1: .*\b(\d+ of 50)\b"
     assert re.findall(retry, result.error_log) == ["1 of 50", "2 of 50"]
