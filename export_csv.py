@@ -18,7 +18,8 @@ if __name__ == "__main__":
     def exit_at_once(signum: int, frame: object) -> None:
         """Exit: until an import begins, there is nothing to wait for and nothing to save."""
         try:
-            # sys.stderr is None if it was closed; another file may have descriptor 2 by now.
+            # sys.stderr is None if the program was started without standard error; descriptor 2 may
+            # then belong to another file.
             if sys.stderr:
                 os.write(2, b"export_csv.py: interrupted\n")
         finally:
@@ -111,7 +112,7 @@ POLL_INTERVAL = 0.1  # seconds between checks for a signal
 RUN_STOPPED = "run stopped"
 # Once the run stops, all requests for users that are in flight have this many seconds to finish.
 STOP_GRACE_PERIOD = 120
-SECOND_CTRL_C_DELAY = 1  # seconds after which a second Ctrl-C is deliberate
+SECOND_CTRL_C_DELAY = 1  # seconds after which a second Ctrl-C counts as deliberate
 log = logging.getLogger("export_csv")
 
 
@@ -140,7 +141,9 @@ class RowRejected(Exception):
 
 
 class StopSignal:
-    """Records why the run has to stop, and since when. The cause is a request or a signal.
+    """Records why the run has to stop, and since when.
+
+    The cause is a signal, or a call to `request`.
 
     The signal handler only sets attributes. An exception raised in it could appear anywhere, even
     while Python shuts down, and a repeated SIGTERM (`timeout` and process managers send two) would
@@ -150,8 +153,8 @@ class StopSignal:
     def __init__(self) -> None:
         self.reason = ""  # the first one wins
         self.signum = 0  # of the first signal
-        self.is_signal_cause = False  # True if no other reason came first
-        self.is_over = False  # every row is done, so a signal no longer matters
+        self.signal_came_first = False  # True if no other reason came first
+        self.all_rows_done = False  # every row is done, so a signal no longer matters
         self.since = math.inf  # time.monotonic()
         self.first_ctrl_c = math.inf  # time.monotonic()
 
@@ -174,7 +177,7 @@ class StopSignal:
         return bool(self.signum or self.reason)
 
     def deadline(self) -> float:
-        """Return the deadline for user requests that are in flight, or inf if there is none."""
+        """Return the deadline for users in flight, or inf if the run isn't stopping."""
         return self.since + STOP_GRACE_PERIOD
 
     def describe(self) -> str:
@@ -188,7 +191,7 @@ class StopSignal:
 
     def was_signaled(self) -> bool:
         """Return whether a signal stopped the run before every row was done."""
-        return self.is_signal_cause and not self.is_over
+        return self.signal_came_first and not self.all_rows_done
 
     def on_signal(self, signum: int, frame: object) -> None:
         """Record a signal. Only another Ctrl-C, at least a second later, exits at once.
@@ -206,7 +209,7 @@ class StopSignal:
         # The exit status is 128 + the first signal: a SIGHUP may follow the SIGTERM.
         if not self.signum:
             self.signum = signum
-            self.is_signal_cause = not self.reason
+            self.signal_came_first = not self.reason
         self.since = min(self.since, now)
 
     def catch_signals(self) -> None:
@@ -251,7 +254,7 @@ CREDENTIAL_CONTEXT = (
     r"|(?:key|token|secret|password)\\*['\"]?\s*[:=]\s*\\*['\"]?"
     r"|[?&][\w.-]+="
 )
-ENCODING_SIGNS = ("%", "&", "\\", "+")  # every encoded secret contains one of these
+ESCAPE_CHARACTERS = ("%", "&", "\\", "+")  # every encoded secret contains one of these
 URL_CREDENTIALS = r"://[^/\s@]*@"
 
 
@@ -287,7 +290,7 @@ class SecretMask:
                 text = text.replace(secret, MASK)
         if self.patterns is None:
             self.patterns = SecretPatterns(self.secrets, self.words)
-        if self.secrets and any(sign in text for sign in ENCODING_SIGNS):
+        if self.secrets and any(sign in text for sign in ESCAPE_CHARACTERS):
             text = self.patterns.encoded.sub(MASK, text)
         if any(word in text for word in self.words):
             text = self.patterns.words.sub(rf"\1\2{MASK}", text)
@@ -333,7 +336,7 @@ def base64_forms(secret: str) -> set[str]:
         first_own = (offset * 8 + 5) // 6
         last_own = (offset + len(raw)) * 8 // 6
         own = encoded[first_own:last_own]
-        # The alphabet for URLs has - and _ instead.
+        # The URL-safe alphabet has - and _ instead.
         forms |= {own, own.replace("+", "-").replace("/", "_")}
     return {form for form in forms if len(form) >= MIN_BASE64_LENGTH}
 
@@ -382,7 +385,7 @@ def register_secret_url(url: str) -> None:
     The parts are hidden too, because an echo of the URL may have its slashes encoded.
     """
     register_secret(url)
-    # urllib3's messages have the path alone: `Max retries exceeded with url: /services/...`.
+    # urllib3's messages contain only the path: `Max retries exceeded with url: /services/...`.
     path = re.sub(r"^\w+://[^/]*", "", url)
     register_secret(path)
     for part in path.split("/"):
@@ -410,7 +413,10 @@ def escape_control_character(character: str) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that led to it, as a traceback shows them; innermost last."""
+    """Yield an exception and those that led to it, innermost last.
+
+    These are the exceptions that a traceback shows, in reverse order.
+    """
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -468,7 +474,7 @@ IDENTITY_FIELDS = ("user_id", "email", "id")
 ACTIVITY_FIELDS = ("signed_up_at", "last_request_at")
 # Intercom acts on these each time, so a user with one of them is never skipped as unchanged.
 FIELDS_WITH_SIDE_EFFECTS = ("new_session", "update_last_request_at")
-# API 2.x has renamed the first two, and has no equivalent of the others.
+# API 2.x renamed the fields in the first constant, and has no equivalent of those in the second.
 CONTACT_FIELD_NAMES = {"user_id": "external_id", "last_request_at": "last_seen_at"}
 USER_ONLY_FIELDS = ("last_seen_ip", "last_seen_user_agent", "new_session")
 
@@ -554,8 +560,9 @@ SENTINELS = (
     r"(?:00010101|99991231|18991230|17530101)(?:\d{4}|\d{6})?"
     r"|-62135596800(?:000)?|253402300799(?:999)?|25340[12]\d{6}(?:000)?"
 )
-# Not a time or an offset: 2023 in "4 May 2023 10:11 +0200", but neither 0200 nor 1011.
-YEAR_IN_WORDS = r"(?a)(?<![+:.\d])(?<! -)\d{4}(?![:\d])"
+# A year, but not an offset or a fraction of a second: only 2023 is matched in "4 May 2023
+# 10:11:05.1234 +0200".
+FOUR_DIGIT_YEAR = r"(?a)(?<![+:.\d])(?<! -)\d{4}(?![:\d])"
 # In English, whatever the system's language is: the program doesn't call setlocale.
 MONTHS = [name.lower() for name in calendar.month_name[1:]]
 MONTH_NUMBERS = {name: number for number, name in enumerate(MONTHS, 1)}
@@ -564,7 +571,7 @@ WEEKDAYS = [name.lower() for name in calendar.day_name]
 
 
 def is_spreadsheet_error(cell: str) -> bool:
-    """Return whether a spreadsheet wrote an error or a notice instead of a value."""
+    """Return whether the cell is a spreadsheet error (#REF!) or status (Loading...)."""
     # These comparisons rule out most cells, and are faster than the regular expression.
     if not (cell.startswith("#") or cell.endswith((".", "\u2026")) or ":5" in cell):
         return False
@@ -627,7 +634,7 @@ def is_named_placeholder_date(cell: str) -> bool:
     words = re.findall("[a-z]+", cell.lower())
     if MONTH_NUMBERS.keys().isdisjoint(words):
         return False
-    years = re.findall(YEAR_IN_WORDS, cell)
+    years = re.findall(FOUR_DIGIT_YEAR, cell)
     return len(years) == 1 and not EARLIEST_YEAR <= int(years[0]) <= LATEST_YEAR
 
 
@@ -675,7 +682,7 @@ BOOLEANS |= dict.fromkeys(("false", "f", "no", "n", "off", "0", "0.0"), False)
 
 
 def to_boolean(cell: str) -> bool:
-    """Parse true/false and its synonyms, ignoring case."""
+    """Parse true, false and their synonyms, ignoring case."""
     if len(cell) > MAX_TYPED_CELL or cell.lower() not in BOOLEANS:
         raise ValueError(NOT_BOOLEAN)
     return BOOLEANS[cell.lower()]
@@ -695,9 +702,9 @@ CURRENCY_SIGN = re.compile(
 )
 # U+2212: some locales, such as Swedish, write it in numbers instead of a hyphen.
 MINUS_SIGN = "\u2212"
-BLANK = re.compile("[ \xa0\u202f\u2009]")
-# Signs that may surround the digits, written as # here: "-#" is a minus sign before them.
-# Accounting software writes -12.50 as (12.50) or 12.50-.
+SPACE = re.compile("[ \xa0\u202f\u2009]")
+# Signs that may surround a number. # stands for its digits and $ for any currency sign: "-#" is a
+# minus sign before the digits. Accounting software writes -12.50 as (12.50) or 12.50-.
 POSITIVE = re.compile(r"[+]?[$]?#|[$][+]#|[+]?#[$]")
 NEGATIVE = re.compile(
     r"-[$]?#[$]?|[$]-#|[$]?#-[$]?|#[$]-"  # -$12, $-12, 12-$, 12$-
@@ -726,7 +733,7 @@ NUMBERS = {".": number_pattern("."), ",": number_pattern(",")}
 
 @dataclass(slots=True)
 class NumberParts:
-    """The parts of a number as written, without separators between groups and currency signs."""
+    """The parts of a number as written, without thousands separators or currency."""
 
     sign: str  # "-" or ""
     whole: str  # digits, or ""
@@ -744,7 +751,7 @@ def parse_number(cell: str, decimal: str) -> NumberParts | None:
     if inside["after"] and inside["digits"][-1] in ".,":
         return None  # a price in Switzerland, 12.-, isn't negative
     # The text around the digits, in the notation of POSITIVE and NEGATIVE: "(€ 12)" becomes "($#)".
-    frame = BLANK.sub("", f"{inside['before']}#{inside['after']}")
+    frame = SPACE.sub("", f"{inside['before']}#{inside['after']}")
     frame = CURRENCY_SIGN.sub("$", frame).replace(MINUS_SIGN, "-")
     number = NUMBERS[decimal].fullmatch(inside["digits"])
     is_negative = NEGATIVE.fullmatch(frame) is not None
@@ -810,7 +817,8 @@ COMPACT_DATE = re.compile(
     r"(?:19|20)\d\d",
     re.ASCII,
 )
-# The notation of most exports. datetime.fromisoformat reads it in every Python version.
+# ISO 8601 as exports write it, including forms that datetime.fromisoformat rejects: two spaces for
+# the T, a one-digit hour, and UTC or GMT for the Z.
 ISO_8601 = re.compile(
     r"(?P<year>\d{4})(?P<dash>-?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)"
     r"(?:(?:T| {1,2})(?P<hour>\d\d|\d(?=:))"
@@ -838,15 +846,15 @@ def to_timestamp(cell: str, *, timezone: tzinfo, is_activity_time: bool = False)
     """
     seconds = None
     if not cell.isdecimal():  # UNIX seconds
-        seconds = read_plain_iso_8601(cell, timezone)
+        seconds = parse_plain_iso_8601(cell, timezone)
     if seconds is None:
-        seconds = read_any_timestamp(cell, timezone, is_activity_time)
+        seconds = parse_any_timestamp(cell, timezone, is_activity_time)
     if is_activity_time and seconds > time.time() + ONE_DAY:
         raise ValueError(IN_THE_FUTURE)
     return seconds
 
 
-def read_plain_iso_8601(cell: str, timezone: tzinfo) -> int | None:
+def parse_plain_iso_8601(cell: str, timezone: tzinfo) -> int | None:
     """Return the UNIX seconds of `2026-11-24` or `2026-11-24T09:05:00+01:00`.
 
     The T may be a space, and the offset may be Z or missing. Most exports write dates like this,
@@ -880,18 +888,18 @@ def read_plain_iso_8601(cell: str, timezone: tzinfo) -> int | None:
     return None
 
 
-def read_any_timestamp(cell: str, timezone: tzinfo, is_activity_time: bool) -> int:
-    """Return the UNIX seconds of a cell in any notation that is a timestamp."""
+def parse_any_timestamp(cell: str, timezone: tzinfo, is_activity_time: bool) -> int:
+    """Return the UNIX seconds of a timestamp in any supported notation."""
     if FAST_UNIX_SECONDS.fullmatch(cell):
         return int(cell)
     if len(cell) > MAX_TYPED_CELL:
         raise ValueError(NOT_TIMESTAMP)
     if number := UNIX_SECONDS.fullmatch(cell):
-        return read_unix_seconds(number)
-    return seconds_of(read_iso_8601(cell), timezone, is_activity_time)
+        return parse_unix_seconds(number)
+    return seconds_of(parse_iso_8601(cell), timezone, is_activity_time)
 
 
-def read_iso_8601(cell: str) -> WrittenDate:
+def parse_iso_8601(cell: str) -> WrittenDate:
     """Read an ISO 8601 date or date and time in any notation, even `2026-11-24 9:05 UTC`."""
     iso = ISO_8601.fullmatch(cell)
     if iso is None and is_placeholder_date(cell):
@@ -911,7 +919,7 @@ def read_iso_8601(cell: str) -> WrittenDate:
         raise ValueError(NO_SUCH_DATE) from None
     offset = None
     if iso["sign"]:
-        offset = read_offset(iso["sign"], iso["hours"], iso["minutes"] or "0")
+        offset = parse_offset(iso["sign"], iso["hours"], iso["minutes"] or "0")
     elif iso["zone"]:
         offset = 0
     return WrittenDate(moment, offset, iso["hour"] is not None)
@@ -927,10 +935,10 @@ def moment_of(iso: re.Match[str]) -> datetime:
     return datetime(year, month, day, hour, minute, second)
 
 
-def read_offset(sign: str, hours: str, minutes: str) -> int:
+def parse_offset(sign: str, hours: str, minutes: str) -> int:
     """Return an offset such as +05:30 in seconds."""
     seconds = int(hours) * 3600 + int(minutes) * 60
-    # Python's offsets are shorter than a day too; +99:00 is a typo.
+    # Python, too, only allows offsets of less than a day; +99:00 is a typo.
     if seconds >= ONE_DAY:
         raise ValueError(NO_SUCH_DATE)
     if sign == "-":
@@ -950,7 +958,7 @@ def seconds_of(date: WrittenDate, timezone: tzinfo, is_activity_time: bool) -> i
         # datetime's default, fold = 0, means the first occurrence of an hour that occurs twice.
         seconds = math.floor(moment.replace(tzinfo=timezone).timestamp())
     else:
-        # Omitting the microseconds rounds down, because a timedelta's are never negative.
+        # Omitting the microseconds rounds down, because they are never negative in a timedelta.
         since_epoch = moment - EPOCH
         seconds = since_epoch.days * ONE_DAY + since_epoch.seconds - (date.offset or 0)
     # 1970-01-01T01:00+01:00 is the epoch as well.
@@ -959,7 +967,7 @@ def seconds_of(date: WrittenDate, timezone: tzinfo, is_activity_time: bool) -> i
     return seconds
 
 
-def read_unix_seconds(number: re.Match[str]) -> int:
+def parse_unix_seconds(number: re.Match[str]) -> int:
     """Return whole UNIX seconds; raise ValueError if the number has another meaning."""
     digits = number[1]
     seconds = int(digits)
@@ -1034,14 +1042,14 @@ def to_formatted_timestamp(
     is_activity_time: bool = False,
 ) -> int:
     """Parse a date in a strptime format into UNIX seconds."""
-    date = read_formatted_date(cell, date_format, is_activity_time)
+    date = parse_formatted_date(cell, date_format, is_activity_time)
     seconds = seconds_of(date, timezone, is_activity_time)
     if is_activity_time and seconds > time.time() + ONE_DAY:
         raise ValueError(IN_THE_FUTURE)
     return seconds
 
 
-def read_formatted_date(
+def parse_formatted_date(
     cell: str, date_format: DateFormat, is_activity_time: bool
 ) -> WrittenDate:
     """Read a date in a strptime format; raise ValueError if the cell isn't in that format."""
@@ -1081,7 +1089,7 @@ def has_runs(cell: str, runs: tuple[int, ...]) -> bool:
 
 @dataclass(frozen=True)
 class CellType:
-    """A type that config.ini can name."""
+    """A type that a column's cells can have."""
 
     convert: Callable[..., CellValue]
     # Types of Intercom attributes that accept its values; the first is for new attributes.
@@ -1119,7 +1127,7 @@ CELL_TYPES = {
         "a timestamp",
         "export dates such as 2026-11-24",
     ),
-    # Only the field email is of this type; config.ini can't name it.
+    # Only the email field has this type; config.ini can't name it.
     "email": CellType(
         to_email,
         (),
@@ -1236,7 +1244,7 @@ def identity_problem(cell: str, decimal: str) -> IdentityProblem | None:
     if len(cell) > MAX_IDENTITY:
         detail = f"{len(cell):,} characters; Intercom allows {MAX_IDENTITY}"
         return IdentityProblem("id that is too long", detail)
-    # With a decimal point, 1.001 may be a real id.
+    # If the decimal separator is a point, 1.001 may be a real id.
     has_german_groups = decimal == "," and re.fullmatch(GERMAN_GROUPS, cell)
     if has_german_groups or re.fullmatch(MANGLED_NUMBER, cell):
         detail = "a spreadsheet or data frame reformatted it; export ids as text"
@@ -1265,7 +1273,7 @@ def rendered_identity_problem(cell: str) -> IdentityProblem | None:
     elif re.search(CONTROL_CHARACTER, cell):
         detail = "it contains a control character or line break"
     elif re.fullmatch(QUOTED_ID, cell) or re.fullmatch(TEXT_PREFIX, cell):
-        detail = "it is enclosed in quotes; remove them"
+        detail = "it starts with a quote; export ids without quotes"
     elif re.fullmatch(RENDERED_ID, cell):
         detail = "a program wrote it as source code or JSON; export the id alone"
     else:
@@ -1285,8 +1293,8 @@ URL_PATTERN = (
     r"(https://(?=[^/])|http://(localhost|127(\.\d+){3}|\[::1\])(?=[:/]))[^\s@?#]*"
 )
 URL_HINT = "an https:// URL (http:// only for localhost) without credentials"
-# Longest invalid value and unknown name that a message shows. Tokens and keys are longer, and are
-# easily pasted into the wrong line; then the message ends up in a log or a chat.
+# Longest invalid value that a message shows. Tokens and keys are longer, and are easily pasted on
+# the wrong line; the message would then reveal them in a log or a chat.
 MAX_SHOWN_VALUE = 20
 # Tokens are often copied together with the header that the documentation shows around them.
 HINT_FOR_SECRETS = (
@@ -1624,7 +1632,7 @@ def check_last_word(text: str) -> None:
 
 
 def check_date_format(date_format: str) -> None:
-    """Raise ValueError if a strptime format doesn't identify a day."""
+    """Raise ValueError if a strptime format contains %Z or doesn't identify a day."""
     shown = ""
     if len(date_format) <= MAX_SHOWN_VALUE:
         shown = f"'{date_format}' "
@@ -1768,7 +1776,7 @@ class RawEntry:
     """A key of config.ini as written, or a [section] if the key is blank."""
 
     value: str
-    place: str  # for messages: "[section] key", or the line if that could be a secret
+    place: str  # for messages: "[section] key", or "line 12" if a name may be a secret
 
 
 RawEntries = dict[tuple[str, str], RawEntry]  # by section and key
@@ -1780,7 +1788,7 @@ def closest_names(
     """Return the known names closest to `name`, ignoring case.
 
     A cutoff of 0 accepts any name, and 1 only an identical one. At 0.6, names look alike. At 0.75,
-    one is probably a misspelling of the other (`nmae` and name, but not `role` and name).
+    one is probably a misspelling of the other (`nmae` and `name`, but not `role` and `name`).
     """
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, count, cutoff)
@@ -1956,7 +1964,7 @@ def load_timezone(name: str) -> tzinfo | None:
     """Look up an IANA time zone in the system's database or, on Windows, in dateutil's copy."""
     import zoneinfo
 
-    # Minimal containers have no time zones, but the default should work there.
+    # Minimal containers have no time zone data, but the default should work there.
     if name.upper() in ("UTC", "GMT"):
         return timezone.utc
     try:
@@ -2033,7 +2041,8 @@ def parse_mappings(settings: Settings, entries: RawEntries, problems: Problems) 
         except ValueError as error:
             place = entry.place
             if is_attribute and len(name) <= MAX_ATTRIBUTE_NAME:
-                # Attributes may have any name; without it, the message would not identify one.
+                # Attributes may have any name, and without it, the message would not say which
+                # attribute is wrong.
                 place = f"[{section}] {name}"
             problems.add(place, str(error))
 
@@ -2081,7 +2090,8 @@ def report_unknown_field(
 ) -> None:
     """Report a misspelled field of [user] as a problem; other keys are ignored.
 
-    `userid` would lose the identity, but `phone` is an Intercom field that isn't supported here.
+    Ignoring `userid` would lose the identity, but `phone` is an Intercom field that isn't supported
+    here.
     """
     similar = closest_names(key, FIELDS, cutoff=0.75)
     if similar and key not in UNSUPPORTED_FIELDS:
@@ -2164,7 +2174,7 @@ def has_secrets(settings: Settings, entries: RawEntries) -> bool:
 
 
 def register_all_secrets(settings: Settings) -> None:
-    """Register the secret keys, passwords inside URLs, and boto3's environment variables."""
+    """Register secret settings, passwords in URLs, and boto3's session token."""
     for section_name, key in secret_rules(settings):
         # The parts of a webhook's URL are secrets too.
         if key != "webhook_url":
@@ -2194,8 +2204,8 @@ def register_all_secrets(settings: Settings) -> None:
 def register_url_password(url: str) -> None:
     """Register the password in `https://user:password@host`, if there is one.
 
-    Libraries' messages contain proxy URLs with the password, even if it was percent-encoded, or in
-    base64 as in an Authorization header.
+    Libraries' messages may contain it as written in the URL, percent-decoded, or in base64 as in an
+    Authorization header.
     """
     # The user may be blank, as in `https://:password@proxy`.
     credentials = re.match(r"(?:\w+://)?([^:/]*):(.+)@", url)
@@ -2236,7 +2246,8 @@ def validate_file(settings: Settings, problems: Problems) -> None:
     if has_zone_name(file.time_format):
         problems.add(
             "[file] time_format",
-            f"{shown} (%Z is ignored when a name is read; use %z, or the literal zone name)",
+            f"{shown} (%Z is ignored when a file name is parsed; "
+            "use %z, or the literal zone name)",
         )
     elif not is_sortable_format(file.time_format):
         problems.add(
@@ -2375,9 +2386,9 @@ def validate_notices(settings: Settings, problems: Problems) -> None:
 
 COPY_CHUNK = 2**20  # bytes
 MAX_CLOCK_SKEW_HOURS = 24  # how far in the future a file's timestamp may be
-RECENT_CHANGE = 60  # seconds after a change, while a file may still be growing
+RECENT_CHANGE = 60  # seconds during which a changed file may still be growing
 GROWTH_CHECK_PAUSE = 2  # seconds between two checks of such a file's size
-S3_SILENCE = 120  # seconds within which S3 has to send another page or chunk
+S3_STALL_TIMEOUT = 120  # seconds within which S3 has to send another page or chunk
 S3_TIMEOUT = 60  # seconds that botocore waits for one read from a socket
 S3_ATTEMPTS = 5
 S3_CHUNK = 2**18  # bytes
@@ -2411,7 +2422,7 @@ class InputFile:
     copy: IO[bytes]
     # The time in its name if the name matches time_format, otherwise the time of its last change.
     timestamp: datetime
-    # Left open, to see whether it changes during the run; None in S3.
+    # Left open, to see whether it changes during the run; None for S3.
     original: IO[bytes] | None = None
     original_stat: os.stat_result | None = None  # from before it was copied
     is_pipe: bool = False  # it can't be read again
@@ -2558,9 +2569,9 @@ def find_newest(
 ) -> StampedFile:
     """Return the file with the latest timestamp in its name.
 
-    Raise RunAborted if no name matches, or if a name of the same shape as the newest one doesn't
-    match although its file was changed later, so the format is wrong. (MMDDYYYY read as %d%m%Y
-    matches only the first twelve days of each month.)
+    Raise RunAborted if no name matches. Also raise it if a file that doesn't match was changed
+    later than the newest match and its name has the same shape: the format must be wrong. (MMDDYYYY
+    read as %d%m%Y matches only the first twelve days of a month.)
     """
     matching: list[StampedFile] = []
     others: list[Candidate] = []
@@ -2583,9 +2594,9 @@ def find_newest(
         has_same_shape = name_shape(other.name) == name_shape(newest.name)
         if has_same_shape and other.modified > newest.modified:
             raise RunAborted(
-                f"[file] time_format = {time_format} is wrong: in {location}, the newest file that "
-                f"matches it is {newest.name}, but {other.name} looks the same, doesn't match, "
-                "and was changed later; are day and month swapped?"
+                f"[file] time_format = {time_format} is wrong: the newest match in "
+                f"{location} is {newest.name}, but {other.name}, a name of the same "
+                "shape, doesn't match and was changed later; are day and month swapped?"
             )
     return newest
 
@@ -2631,7 +2642,7 @@ def run_in_background(
         except queue.Empty:
             if has_stalled():
                 raise RunAborted(
-                    f"timed out: S3 sent nothing useful within {S3_SILENCE} seconds; "
+                    f"timed out: S3 made no progress within {S3_STALL_TIMEOUT} seconds; "
                     "try again later"
                 ) from None
             continue
@@ -2650,7 +2661,7 @@ def find_input(settings: Settings, should_stop: Callable[[], bool]) -> InputFile
     copy = open_temporary(settings)
     try:
         original = run_in_background(partial(open_original, path), should_stop)
-        # The status of the open file: by now, the name may belong to the next export.
+        # fstat, not stat: by now, the path may belong to a newer export.
         status = os.fstat(original.fileno())
         modified = datetime.fromtimestamp(status.st_mtime, timezone.utc)
         file = InputFile(
@@ -2677,7 +2688,7 @@ def find_input(settings: Settings, should_stop: Callable[[], bool]) -> InputFile
 
 
 def open_original(path: Path) -> IO[bytes]:
-    """Open the original. If it is a named pipe, this blocks until something writes to it."""
+    """Open the original. If it is a named pipe, block until a writer opens it."""
     if str(path) == "/dev/stdin" and stat.S_ISFIFO(os.fstat(0).st_mode):
         # Opening a named pipe again would wait for another writer.
         return open(0, "rb", buffering=0, closefd=False)
@@ -2687,7 +2698,7 @@ def open_original(path: Path) -> IO[bytes]:
 def copy_original(
     original: IO[bytes], file: InputFile, should_stop: Callable[[], bool]
 ) -> None:
-    """Copy the original. Raise InputInterrupted if the run stops before it is done."""
+    """Copy the original. Raise InputInterrupted if the run stops during the copy."""
     try:
         run_in_background(partial(copy_stream, original, file.copy), should_stop)
     except RunAborted as error:
@@ -2695,7 +2706,10 @@ def copy_original(
 
 
 class InputInterrupted(RunAborted):
-    """The run stops while a file is being read. Data from a pipe can't be read again."""
+    """The run stopped while the input was being copied.
+
+    `file` lets the caller save data that came from a pipe, which can't be read again.
+    """
 
     def __init__(self, message: str, file: InputFile) -> None:
         super().__init__(message)
@@ -2704,7 +2718,7 @@ class InputInterrupted(RunAborted):
 
 class LocalPath(NamedTuple):
     path: Path
-    timestamp: datetime | None  # None: use the time of its last change
+    timestamp: datetime | None  # None: use its modification time
     note: str
 
 
@@ -2729,7 +2743,10 @@ def find_local_path(settings: Settings) -> LocalPath:
         is_ambiguous = in_folder.exists() and in_current.exists()
         # They are the same file if the [local] folder is the current one.
         if is_ambiguous and not in_folder.samefile(in_current):
-            note = f"{name} is in the [local] folder and in the current one; using {in_folder}"
+            note = (
+                f"{name} exists in both the [local] folder and the current folder; "
+                f"using {in_folder}"
+            )
     except (OSError, ValueError) as error:  # ValueError: the name contains a NUL
         raise RunAborted(unreadable_message(in_folder, settings, error)) from None
     return LocalPath(path, parse_timestamp(path.name, time_format), note)
@@ -2742,7 +2759,7 @@ def list_folder(folder: Path) -> list[Candidate]:
         try:
             status = entry.stat()
         except OSError:
-            continue  # a broken link, or links in a loop
+            continue  # a broken link, or a symlink loop
         if stat.S_ISREG(status.st_mode):
             candidates.append(Candidate(entry.name, status.st_mtime))
     return candidates
@@ -2790,13 +2807,16 @@ def write_copy(target: IO[bytes], chunk: bytes) -> None:
 
 
 def check_copy_is_complete(file: InputFile, should_stop: Callable[[], bool]) -> None:
-    """Raise RunAborted if the original changed while it was copied: it isn't finished yet."""
+    """Raise RunAborted if the original changed while it was being copied.
+
+    In that case, the export isn't finished yet.
+    """
     status = file.original_stat
     if not status:
         return
     message = (
-        f"{file.name} is still being written (its size or modification time changed while it was "
-        "read); try again when the export is finished"
+        f"{file.name} is still being written (its size or modification time changed "
+        "while it was being read); try again when the export is finished"
     )
     # The size also differs if a network disk delivered less than the whole file.
     if file.size != status.st_size or file.original_changed():
@@ -2811,7 +2831,10 @@ def check_copy_is_complete(file: InputFile, should_stop: Callable[[], bool]) -> 
 
 
 def ends_with_line_ending(copy: IO[bytes]) -> bool:
-    """Return whether the copy ends with a line ending (in UTF-16, with NULs), or is a .gz."""
+    """Return whether the copy ends with a line ending, or is gzip.
+
+    In UTF-16 and UTF-32, NULs precede or follow the line feed.
+    """
     copy.seek(0)
     if copy.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
         return True  # an incomplete .gz fails to decompress
@@ -2842,11 +2865,11 @@ class S3Download:
         self.last_progress = time.monotonic()
 
     def has_stalled(self) -> bool:
-        return time.monotonic() - self.last_progress > S3_SILENCE
+        return time.monotonic() - self.last_progress > S3_STALL_TIMEOUT
 
     def run(self) -> InputFile:
-        """Download the object. Raise RunAborted if that is refused or fails too often."""
-        # Imported only here, because it takes half a second and runs on local files don't need it.
+        """Download the object. Raise RunAborted if S3 refuses or all attempts fail."""
+        # Import boto3 only here: it takes half a second, and local runs don't need it.
         try:
             import boto3
             from botocore.exceptions import BotoCoreError, ClientError
@@ -2908,7 +2931,7 @@ class S3Download:
         for page in pages:
             self.last_progress = time.monotonic()
             for item in page.get("Contents", ()):
-                # S3's console represents a folder by an empty object, whose name is blank here.
+                # The S3 console represents a folder as an empty object, whose name is blank here.
                 name = item["Key"][len(self.folder) :]
                 candidates.append(Candidate(name, item["LastModified"].timestamp()))
         return find_newest(candidates, self.settings.file.time_format, self.location)
@@ -2970,8 +2993,8 @@ def refuse_redirect(
 ) -> None:
     """Raise PermanentRedirect if S3 redirects botocore's search for the bucket's region.
 
-    After a redirect without the region, botocore asks for it with HeadBucket. If that is redirected
-    in the same way, as some S3-compatible stores do, botocore repeats it until Python's stack
+    After a redirect without the region, botocore asks for it with HeadBucket. Some S3-compatible
+    stores redirect that request in the same way, and botocore repeats it until Python's stack
     overflows.
     """
     if response is None:
@@ -3005,7 +3028,7 @@ def describe_s3_error(error: Exception) -> str:
 BLOCK_SIZE = 2**16  # bytes read at once
 INVALID_BYTES = "contains bytes that are not valid"
 MAX_RECORD_SIZE = 2**20  # characters
-# The reader has its own limit, which also covers records of many small cells.
+# CsvReader enforces MAX_RECORD_SIZE itself, for records of many small cells too.
 csv.field_size_limit(8 * MAX_RECORD_SIZE)
 
 # Zero-width characters: NUL, soft hyphen, joiners, fillers, direction marks, byte-order mark.
@@ -3021,7 +3044,7 @@ WITHOUT_INVISIBLE = str.maketrans("", "", INVISIBLE)
 WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))
 STRIPPABLE = WHITESPACE + INVISIBLE
 STRIPPABLE_ASCII = "".join(filter(str.isascii, STRIPPABLE))
-# Half of a UTF-16 character. On its own it is invalid, but "surrogatepass" lets it through.
+# Half of a surrogate pair. On its own it is invalid, but "surrogatepass" lets it pass.
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 # UTF-32 comes before UTF-16, whose little-endian mark is the start of UTF-32's.
@@ -3041,7 +3064,7 @@ ASCII_PROBE = (
     + b"\x1b$BF|\x1b(B"
 )
 
-QUOTE_OF_WRITERS = '"'  # csv.writer escapes it even if cells are never quoted
+CSV_WRITER_QUOTE = '"'  # csv.writer escapes it even if cells are never quoted
 GZIP_MAGIC = b"\x1f\x8b"
 COMPRESSED = "a compressed file; decompress it"
 BINARY_DATA = "a binary data file; export the data as CSV"
@@ -3052,7 +3075,7 @@ FILE_SIGNATURES = {
     rb"\xd0\xcf\x11\xe0\xa1\xb1": "an old Excel workbook; export the sheet as CSV",
     rb"%PDF-": "a PDF; export the data as CSV",
     rb"BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf|\x1f\x9d|Rar!\x1a": COMPRESSED,
-    # PAR1 or ORC may also begin a heading, but not with binary data after it.
+    # A heading may also begin with PAR1 or ORC, but no binary data follows it there.
     rb"PAR1[^\t -~]|ORC[^\t -~]|Obj\x01|SQLite format 3\0|ARROW1\0": BINARY_DATA,
     # tar's magic is at offset 257, after the name and other properties of the first file.
     rb".{257}ustar": "a tar archive; extract the CSV",
@@ -3086,7 +3109,7 @@ class CsvFormat:
 class Row:
     """One record of the file."""
 
-    line: int  # where it begins, from 1
+    line: int  # the first line of the record, 1-based
     raw: bytes  # as it is in the (decompressed) file, line ending included
     cells: list[str]  # cleaned
     error: str = ""  # why it can't be read; blank if it can
@@ -3098,7 +3121,7 @@ class Batch(NamedTuple):
 
     raws: list[bytes]
     texts: Iterable[str]
-    text: str  # all of them
+    text: str  # the texts, joined
     invalid: Set[int] = frozenset()  # indexes of the lines with invalid bytes
 
 
@@ -3133,10 +3156,10 @@ def open_content(stream: BinaryIO) -> LenientGzipFile | io.BufferedReader:
     stream.seek(0)
     if magic == GZIP_MAGIC:
         return LenientGzipFile(fileobj=stream, mode="rb")
-    return io.BufferedReader(UnclosedStream(stream), BLOCK_SIZE)
+    return io.BufferedReader(NonClosingStream(stream), BLOCK_SIZE)
 
 
-class UnclosedStream(io.RawIOBase):
+class NonClosingStream(io.RawIOBase):
     """Reads from a stream that stays open when its reader is discarded."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -3152,7 +3175,7 @@ class UnclosedStream(io.RawIOBase):
 
 
 def describe_foreign_format(head: bytes, name: str, encoding: str = "utf-8") -> str:
-    """If the file's first bytes aren't CSV, name its format and what to do; otherwise return ""."""
+    """Return a message with the format and the remedy if `head` isn't CSV, or ""."""
     bom = next((bom for bom in BOMS if head.startswith(bom)), b"")
     encoding = BOMS.get(bom, encoding)
     head = head[len(bom) :]
@@ -3162,12 +3185,12 @@ def describe_foreign_format(head: bytes, name: str, encoding: str = "utf-8") -> 
     text = head.decode("utf-8", "replace").lstrip(STRIPPABLE)
     for signature, description in FILE_SIGNATURES.items():
         if re.match(signature, head, re.DOTALL):
-            return f"{name} is not a CSV file but {description}"
+            return f"{name} can't be read as CSV: it is {description}"
     for pattern, description in TEXT_SIGNATURES.items():
         if re.match(pattern, text, re.DOTALL | re.IGNORECASE):
-            return f"{name} is not a CSV file but {description}"
+            return f"{name} can't be read as CSV: it is {description}"
     if is_json(text):
-        return f"{name} is not a CSV file but JSON; export the data as CSV"
+        return f"{name} can't be read as CSV: it is JSON; export the data as CSV"
     return ""
 
 
@@ -3183,7 +3206,7 @@ def is_json(text: str) -> bool:
     except json.JSONDecodeError as error:
         if error.msg.startswith("Unterminated string"):
             return True
-        # The rest is empty, or an incomplete word: part of a file may end in `nul`.
+        # The text may be cut off before a value, or within a word, as in `nul`.
         rest = text[error.pos :]
         return any(word.startswith(rest) for word in ("true", "false", "null", "-"))
     except RecursionError:
@@ -3266,7 +3289,7 @@ def complete_lines(
 def decode_ascii_superset(
     lines: Iterable[list[bytes]], encoding: str
 ) -> Iterator[Batch]:
-    """Decode lines of an encoding in which line endings and quotes are those of ASCII.
+    """Decode lines in an encoding that has the same line endings and quotes as ASCII.
 
     Invalid bytes in a line affect neither the other lines nor the boundaries of its own cells.
     """
@@ -3301,7 +3324,7 @@ def is_decodable(raw: bytes, encoding: str) -> bool:
 def decode_wide(lines: Iterable[list[str]], encoding: str) -> Iterator[Batch]:
     """Yield decoded lines of UTF-16 or UTF-32 together with their bytes.
 
-    With surrogatepass, encoding gives exactly the bytes that were decoded.
+    With surrogatepass, encoding a line again restores exactly its original bytes.
     """
     for texts in lines:
         raws = [text.encode(encoding, "surrogatepass") for text in texts]
@@ -3312,7 +3335,7 @@ def decode_wide(lines: Iterable[list[str]], encoding: str) -> Iterator[Batch]:
 def decode_incrementally(
     lines: Iterable[list[bytes]], encoding: str
 ) -> Iterator[Batch]:
-    """Decode lines of any other encoding, such as utf-7, iso2022_kr, unicode_escape or cp500.
+    """Decode lines in any other encoding, such as utf-7, unicode_escape or cp500.
 
     The meaning of a byte may depend on earlier lines, so an error affects everything after it.
     """
@@ -3323,7 +3346,7 @@ def decode_incrementally(
         for raw in raws:
             texts = split_text(decoder.decode(raw))
             all_texts += texts
-            # Line endings may also be written in other ways, such as unicode_escape's \\n.
+            # A raw line may decode to several lines, as with unicode_escape's `\n`.
             all_raws += split_like(texts, raw, encoding)
         yield Batch(all_raws, all_texts, "".join(all_texts))
     if rest := decoder.decode(b"", True):
@@ -3348,7 +3371,10 @@ def split_like(texts: list[str], raw: bytes, encoding: str) -> Iterator[bytes]:
 
 
 class QuoteScanner:
-    """Prepares lines for csv.reader, which is stricter about blanks and laxer about escapes."""
+    """Prepares lines for csv.reader.
+
+    csv.reader is too strict about blanks and too lax about escapes.
+    """
 
     def __init__(self, csv_format: CsvFormat) -> None:
         self.quote = csv_format.quote
@@ -3366,11 +3392,11 @@ class QuoteScanner:
         self.quotes = re.compile(f"{escaped}(?:{quote})+", re.DOTALL)
         self.delimiters = re.compile(f"{escaped}{delimiter}", re.DOTALL)
         escape = re.escape(self.escape)
-        literal = f"{escape}|{delimiter}|{quote or QUOTE_OF_WRITERS}"
+        literal = f"{escape}|{delimiter}|{quote or CSV_WRITER_QUOTE}"
         self.escapes = re.compile(f"({escape}(?:{literal}))|({escape})")
         # csv.reader can skip spaces before a quote (skipinitialspace), but not tabs.
-        self.has_spaces_around_quotes = bool(self.quote) and " " in blanks
-        self.has_tabs_around_quotes = bool(self.quote) and "\t" in blanks
+        self.allows_spaces_around_quotes = bool(self.quote) and " " in blanks
+        self.allows_tabs_around_quotes = bool(self.quote) and "\t" in blanks
 
     def needs_preparation(self, text: str) -> bool:
         """Return whether csv.reader may misread a line (or several) without preparation."""
@@ -3378,33 +3404,33 @@ class QuoteScanner:
             "\0" in text
             or "\ufeff" in text
             or (self.escape != "" and self.escape in text)
-            or self.has_blanks_at_quotes(text)
+            or self.may_have_blanks_around_quotes(text)
         )
 
-    def has_blanks_at_quotes(self, text: str) -> bool:
+    def may_have_blanks_around_quotes(self, text: str) -> bool:
         """Return whether there may be blanks after a closing quote, or a tab before a quote."""
-        if self.has_spaces_around_quotes and self.quote + " " in text:
+        if self.allows_spaces_around_quotes and self.quote + " " in text:
             return True
-        if not self.has_tabs_around_quotes or "\t" not in text:
+        if not self.allows_tabs_around_quotes or "\t" not in text:
             return False  # the usual case, because tabs are rare
         return self.quote + "\t" in text or "\t" + self.quote in text
 
     def prepare(self, line: str, is_open: bool) -> str:
-        """Return a line as required by csv.reader. `is_open` means that it begins inside quotes."""
+        """Prepare a line for csv.reader. `is_open`: the line begins inside quotes."""
         # csv.reader before Python 3.11 rejects NULs. A byte-order mark appears where files
         # were joined.
         line = line.replace("\0", "").removeprefix("\ufeff")
         if self.escape and self.escape in line:
             line = self.double_ordinary_escapes(line, is_open)
-        if self.has_blanks_at_quotes(line):
+        if self.may_have_blanks_around_quotes(line):
             line = self.scan(line, is_open).text
         return line
 
     def double_ordinary_escapes(self, line: str, is_open: bool) -> str:
         r"""Double each escape character that escapes nothing (\N, C:\temp): csv would drop it.
 
-        MySQL and Redshift also write it before a line break inside a cell. At the end of a cell
-        that isn't quoted, it is ordinary if the format has quotes, as in `1,C:\temp\`.
+        MySQL and Redshift also write it before a line break inside a cell. At the end of an
+        unquoted cell, it is an ordinary character if the format has quotes, as in `1,C:\temp\`.
         """
         content = line.rstrip("\r\n")
         line_ending = line[len(content) :]
@@ -3514,7 +3540,7 @@ class CsvReader:
         return split_text(self._decode_leniently(row.raw))
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the rows from the first one on. The stream can be read only once."""
+        """Yield the rows, starting with the first. The stream can be read only once."""
         lines = itertools.chain.from_iterable(self._feed())
         reader = self._parse(lines)
         line = 1
@@ -3535,7 +3561,8 @@ class CsvReader:
                         cells = [clean_cell(cell) for cell in raw_cells]
                     if self._invalid_lines and self._has_invalid_line(line, line_count):
                         yield Row(line, raw, cells, self._encoding_error(), line_count)
-                    # csv.reader returns [] for a blank line, and [""] for one of spaces.
+                    # csv.reader returns [] for an empty line, and [""] for one that contains only
+                    # spaces.
                     elif len(cells) > 1 or (cells and cells[0]):
                         yield Row(line, raw, cells, "", line_count)
                     line += line_count
@@ -3568,7 +3595,7 @@ class CsvReader:
         )
 
     def _feed(self) -> Iterator[Iterable[str]]:
-        """Yield the file's lines in csv.reader's form, appending their bytes to _raws."""
+        """Yield the file's lines, prepared for csv.reader; add their bytes to _raws."""
         try:
             for batch in self._decode():
                 self._check_unfinished(b"")
@@ -3587,7 +3614,9 @@ class CsvReader:
                     self._lines_read += len(batch.raws)
                     yield batch.texts
         except UnicodeError:
-            self._abort(f"{self._encoding_error()} (after line {self._lines_read})")
+            self._abort(
+                f"the text after line {self._lines_read} {self._encoding_error()}"
+            )
 
     def _prepare_one_by_one(self, batch: Batch) -> Iterator[Iterable[str]]:
         """Yield each line only when csv.reader asks for it: only then is its state known."""
@@ -3631,7 +3660,8 @@ class CsvReader:
     def _read_block(self) -> bytes:
         """Return about BLOCK_SIZE bytes, or fewer at the end of the file.
 
-        A .gz yields smaller blocks. If reading fails, the bytes read so far are returned first.
+        A .gz is read in smaller pieces, which are joined. If reading fails, the bytes read so far
+        are returned first.
         """
         block = b""
         if self._read_error:
@@ -3641,9 +3671,9 @@ class CsvReader:
                 block += piece
         # BadGzipFile is an OSError as well, so these come first.
         except (EOFError, zlib.error, gzip.BadGzipFile):
-            self._read_error = "is truncated or corrupt"
+            self._read_error = "the file is truncated or corrupt"
         except OSError as error:
-            self._read_error = f"can't be read any further ({error.strerror})"
+            self._read_error = f"read error ({error.strerror})"
         if self._read_error and not block:
             self._abort(f"{self._read_error} after line {self._lines_read}")
         return block
@@ -3679,7 +3709,7 @@ class CsvReader:
         if size <= MAX_RECORD_SIZE:
             return
         limit = f"{MAX_RECORD_SIZE:,} characters"
-        # The line itself is too long: there is none after it, or none with any bytes yet.
+        # Only the first line has any bytes, so that line itself is too long.
         if not any(raws[1:]):
             self._abort(f"line {line} is longer than {limit}")
         opened = self._find_open_quote(raws)
@@ -3731,7 +3761,7 @@ class CsvReader:
         return Row(line, b"".join(raws), [], reason, len(raws))
 
     def _find_open_quote(self, raws: list[bytes]) -> int:
-        """Return the index of the line with the quote that is open at the end of the lines."""
+        """Return the index of the line whose quote is still open at the end."""
         is_open = False
         opened = 0
         for index, raw in enumerate(raws):
@@ -3777,8 +3807,8 @@ def contains_joined_rows(
             if not re.fullmatch(EMAIL_CELL, address):
                 return False
         if expected.id_column is not None:
-            known = cells[expected.id_column]
-            if id_form(known) != id_form(expected.first_id):
+            line_id = cells[expected.id_column]
+            if id_form(line_id) != id_form(expected.first_id):
                 return False
     return True
 
@@ -3792,8 +3822,9 @@ def id_form(text: str) -> tuple[bool, bool]:
 
 NO_ATTRIBUTES: UserPayload = {}
 # With the section, because a custom attribute may be called email, too.
-IDENTITY_PLACES = ("[user] user_id", "[user] email", "[user] id")
-# If at least this share of a file's rows end with blank cells, such rows are normal.
+IDENTITY_SETTINGS = ("[user] user_id", "[user] email", "[user] id")
+# If at least this share of the rows have the same number of extra cells, extra cells that are blank
+# are accepted.
 USUAL_WIDTH_SHARE = 0.9
 ROWS_SEARCHED_FOR_HEADINGS = 20
 
@@ -3822,7 +3853,7 @@ class OmittedCell(NamedTuple):
 class MappedRow:
     """The result of mapping a row."""
 
-    user: UserPayload  # keys are from FIELDS; blank and invalid cells have none
+    user: UserPayload  # keys are from FIELDS; blank and invalid cells are left out
     omitted: list[OmittedCell]
 
 
@@ -3896,7 +3927,7 @@ class CsvTable:
 
 
 def split_words(text: str) -> list[str]:
-    """Split a comma-separated value of config.ini."""
+    """Split a comma-separated setting."""
     # csv.reader, so that quotes may enclose a heading with a comma: "Name, first",Email
     return next(csv.reader([text]), [])
 
@@ -3910,14 +3941,14 @@ def open_csv(file: InputFile, settings: Settings) -> CsvTable:
         raise RunAborted(problem)
     if not reader.head:
         raise RunAborted(f"{file.name} is empty: it has no headings")
-    set_headings = [
+    configured_headings = [
         normalize_heading(word) for word in split_words(settings.csv.headings)
     ]
     records = iter(reader)
-    # Blank rows may be above the headings. An unreadable row may be the headings themselves.
+    # Blank rows may precede the headings. An unreadable row may be the heading row.
     first = next((row for row in records if any(row.cells) or row.error), None)
-    if set_headings:
-        table = CsvTable(reader, records, content, set_headings)
+    if configured_headings:
+        table = CsvTable(reader, records, content, configured_headings)
         # [csv] headings may be set even though the file has a heading row.
         if first and table.is_heading_row(first.cells):
             table.heading_raw = first.raw
@@ -3929,7 +3960,7 @@ def open_csv(file: InputFile, settings: Settings) -> CsvTable:
     elif first.error:
         message = f"{file.name}: can't read the headings: {first.error}"
         if reader.encoding == "utf-8" and first.error.startswith(INVALID_BYTES):
-            message += ", for example encoding = cp1252"
+            message += " (for example, set encoding = cp1252)"
         raise RunAborted(message)
     else:
         headings = [normalize_heading(cell) for cell in first.cells]
@@ -3944,7 +3975,7 @@ def open_csv(file: InputFile, settings: Settings) -> CsvTable:
 def resolve_columns(table: CsvTable, file: InputFile, settings: Settings) -> None:
     """Find the column of each mapping. Raise RunAborted, listing every mismatch."""
     mappings = settings.mappings
-    # If [user] is blank, the fields among the headings map to themselves.
+    # If [user] is empty, each field that is also a heading maps to itself.
     if all(mapping.is_attribute for mapping in mappings):
         mappings = [*default_mappings(table.headings, settings), *mappings]
     problems = heading_problems(mappings, table, file, settings)
@@ -3964,7 +3995,7 @@ def resolve_columns(table: CsvTable, file: InputFile, settings: Settings) -> Non
                     mapping=mapping,
                 )
             )
-        # A constant that is '' has no value, and is never sent.
+        # The constant '' has no value and is never sent.
         elif mapping.value is not None:
             values = table.constants
             if mapping.is_attribute:
@@ -3988,7 +4019,7 @@ def heading_problems(
     headings = table.headings
     columns = [mapping for mapping in mappings if not mapping.is_constant]
     missing = [mapping for mapping in columns if mapping.heading not in headings]
-    has_identity = any(mapping.place in IDENTITY_PLACES for mapping in mappings)
+    has_identity = any(mapping.place in IDENTITY_SETTINGS for mapping in mappings)
     # It's probably the wrong file or delimiter, so a line for each heading would not help.
     if not has_identity or len(missing) * 2 > len(columns):
         return headings_overview(columns, missing, table, file, settings)
@@ -3998,7 +4029,7 @@ def heading_problems(
 
 def heading_problem(mapping: FieldMapping, headings: list[str]) -> str:
     """Return why a mapping doesn't match the headings, or ""."""
-    # 'Full name' in single quotes was probably meant as a column, not as the same text for all.
+    # 'Full name' in single quotes was probably meant as a column, not as a constant.
     if mapping.is_constant:
         heading = normalize_heading(mapping.constant)
         if heading and heading in headings:
@@ -4026,7 +4057,7 @@ def headings_overview(
     settings: Settings,
 ) -> list[str]:
     """Describe the mismatch as a whole: the unmatched mappings, and the file's headings."""
-    unmatched = "no column is user_id, email or id"
+    unmatched = "no column is named user_id, email or id"
     if missing:
         lines_of_config = [f"{each.name} = {each.heading}" for each in missing]
         unmatched = f"no column for {', '.join(lines_of_config)[:500]}"
@@ -4034,7 +4065,7 @@ def headings_overview(
     found = f"the file's headings are {', '.join(table.headings)[:500]}"
     lines = [unmatched, found]
     wanted = {mapping.heading for mapping in columns}
-    # If config.ini names no heading at all, any field among them will do.
+    # If config.ini maps no columns, any identity field among the headings will do.
     if not wanted:
         wanted = set(IDENTITY_FIELDS)
     if advice := find_headings_elsewhere(file, settings, wanted):
@@ -4050,7 +4081,7 @@ def find_headings_elsewhere(
     A report's title may be above them, or `sep=;`, which sets the delimiter for Excel.
     """
     configured = settings.csv_format
-    # The configured delimiter comes first: if it finds them, nothing has to be set.
+    # Try the configured delimiter first: if it works, it doesn't have to be changed.
     for delimiter in (configured.delimiter, ",", ";", "\t", "|"):
         if delimiter in (configured.quote, configured.escape):
             continue  # csv.reader raises ValueError from Python 3.13 on
@@ -4104,7 +4135,7 @@ def map_row(row: Row, table: CsvTable) -> MappedRow:
     if row.line_count > 1 and is_joined_record(row, table):
         raise RowRejected(
             "a stray quote joined several rows",
-            "each of its lines is a separate row; fix the quote that joins them",
+            "each line of this record is a separate row; fix the quote that joins them",
         )
     check_identity_fields(mapped.user, cells)
     return mapped
@@ -4139,17 +4170,17 @@ def convert_cells(cells: list[str], table: CsvTable) -> MappedRow:
 
 def check_identity_fields(user: UserPayload, cells: list[str]) -> None:
     """Raise RowRejected if a row has no identity, or is a spreadsheet's summary row."""
-    known = user.get("user_id")
-    if known is None:
+    identity = user.get("user_id")
+    if identity is None:
         if user.keys().isdisjoint(IDENTITY_FIELDS):
             raise RowRejected("no user_id, email or id")
-        known = user.get("id", "")
+        identity = user.get("id", "")
     # No label ends with a digit, as most ids do.
-    if known[-1:].isdigit():
+    if identity[-1:].isdigit():
         return
     # A real user named Total would have an e-mail address somewhere.
-    if SUMMARY_LABEL.fullmatch(known) and not any(is_email(cell) for cell in cells):
-        reason = f"'{known}' is the label of a summary row, not a user"
+    if SUMMARY_LABEL.fullmatch(identity) and not any(is_email(cell) for cell in cells):
+        reason = f"'{identity}' is the label of a summary row, not a user"
         raise RowRejected("summary row", reason)
 
 
@@ -4174,19 +4205,20 @@ def check_extra_cells(row: Row, table: CsvTable) -> None:
 def pad_short_row(row: Row, table: CsvTable) -> list[str]:
     """Return the cells of a row that has too few, padded with blank ones.
 
-    An export may trim blank cells at the end of a row. Raise RowRejected if the row could be a
-    part of another one instead, or lack a cell in the middle.
+    An export may trim blank cells at the end of a row. Raise RowRejected if the row could be part
+    of another row, or if a cell could be missing in the middle.
     """
     cells = row.cells
     columns = table.columns
     identities = [
-        each.position for each in columns if each.mapping.place in IDENTITY_PLACES
+        each.position for each in columns if each.mapping.place in IDENTITY_SETTINGS
     ]
-    # Without all of its identity cells, the row may be the end of another one.
+    # If an identity cell is missing, or all are blank, this may be the end of another row.
     is_cut_off = any(position >= len(cells) for position in identities)
     if is_cut_off or not any(cells[position] for position in identities):
         raise wrong_cell_count(row, table)
-    # `second line` is a part of the row above, unless `user_id,` is the whole heading row.
+    # A single cell, such as `second line`, belongs to the row above, unless only one heading has a
+    # name, as in `user_id,`.
     named_headings = [heading for heading in table.headings if heading]
     if len(cells) == 1 and len(named_headings) > 1:
         raise wrong_cell_count(row, table)
@@ -4228,8 +4260,8 @@ def identity_label(row: Row, table: CsvTable) -> str:
     """Return the identity in a row's cells, valid or not, such as "user_id=17"; or ""."""
     found = {}
     for column in table.columns:
-        is_there = column.position < len(row.cells)
-        if is_there and column.mapping.place in IDENTITY_PLACES:
+        is_present = column.position < len(row.cells)
+        if is_present and column.mapping.place in IDENTITY_SETTINGS:
             found[column.name] = row.cells[column.position]
     for name in IDENTITY_FIELDS:
         if found.get(name):
@@ -4267,7 +4299,7 @@ NUMERIC_DATE_FIRST = r"$|%[Yymd]\W%[Yymd]\W%[Yymd]"
 
 @dataclass(slots=True)
 class Example:
-    """A value of the file, and where it is."""
+    """A value in the file, and its line."""
 
     line: int
     cell: str
@@ -4278,11 +4310,11 @@ class Example:
         return repr(self.cell[:MAX_SHOWN])[1:-1]
 
 
-## The formats that might have written a date
+## Guessing the format of a date
 
-# To find the format of a date without trying hundreds of them, its shape is taken apart: first
-# the time, which is easy to recognize, then the words and the numbers of the date. Each result is
-# then tried on all cells of the column, so a wrong guess does no harm.
+# To find the format of a date without trying hundreds of formats, split its shape: first the time,
+# which is easy to recognize, then the words and numbers of the date. Each candidate is then tried
+# on all cells of the column, so a wrong one does no harm.
 
 # A shape is a cell with each digit replaced by 0: "May 4, 2023" is "May 0, 0000".
 DIGIT = re.compile("[0-9]")
@@ -4290,19 +4322,19 @@ WHITE_SPACE = re.compile(r"\s+")
 MAX_SHAPE = 90  # JavaScript's dates have 60 characters, with the name of the time zone
 PIECE = "0+|[A-Za-z]+|[^0A-Za-z]"
 ZONE_OF_TIME = r"(?P<zone> ?(?:(?:GMT|UTC)?[+-]00:?00|Z))?"
-TIMES = (
+TIME_PATTERNS = (
     # 9:05, 09:05:00.123 AM, 09:05:00 +01:00, and 9h05 as in French.
     re.compile(
         r"(?<!0)(?P<hour>00?)(?P<colon>[:h])00(?P<second>:00(?P<fraction>[.,:]0{1,9})?)?"
-        rf"(?P<half> ?[AaPp][Mm])?{ZONE_OF_TIME}(?![0A-Za-z])"
+        rf"(?P<am_pm> ?[AaPp][Mm])?{ZONE_OF_TIME}(?![0A-Za-z])"
     ),
     # 9 AM
-    re.compile(r"(?<!0)(?P<hour>00?)(?P<half> ?[AaPp][Mm])(?![0A-Za-z])"),
-    None,  # a date alone comes before 10.11.12, which may be a date itself
+    re.compile(r"(?<!0)(?P<hour>00?)(?P<am_pm> ?[AaPp][Mm])(?![0A-Za-z])"),
+    None,  # no time: tried before times such as 10.11.12, which may be a date
     # 9.05 and 09.05.00, as in Finnish and Danish; only after a blank or other separator.
     re.compile(
         r"(?<=[ ,T_-])(?P<hour>00?)(?P<colon>\.)00(?P<second>\.00(?P<fraction>[.,]0{1,9})?)?"
-        rf"(?P<half> ?[AaPp][Mm])?{ZONE_OF_TIME}(?![0A-Za-z.])"
+        rf"(?P<am_pm> ?[AaPp][Mm])?{ZONE_OF_TIME}(?![0A-Za-z.])"
     ),
 )
 PACKED_OFFSET = "(?<=000000000000)[+-]00:?00$"  # 20230501101112+0000
@@ -4313,7 +4345,7 @@ TIME_MARK = "\0"  # where the time was in a shape
 LITERAL_WORDS = ("T", "UTC", "GMT", "at", "um", "Uhr")
 PUNCTUATION = " ,./-:_" + TIME_MARK
 
-# The numbers of a date, by the place of its year.
+# The numbers of a date, by the position of its year.
 NUMBERS_WITH_MONTH = {
     "year last": (("%d", "%Y"),),
     "year first": (("%Y", "%d"),),
@@ -4346,7 +4378,7 @@ def shape_of(cell: str) -> str:
 def formats_for_shape(shape: str) -> tuple[str, ...]:
     """Return the strptime formats in which a date of this shape may be written.
 
-    "00/00/0000 00:00 AM" has %d/%m/%Y %I:%M %p and %m/%d/%Y %I:%M %p.
+    For "00/00/0000 00:00 AM": %d/%m/%Y %I:%M %p and %m/%d/%Y %I:%M %p.
     """
     if "%" in shape or "0" not in shape:
         return ()  # strptime would take the percent sign for a directive
@@ -4356,7 +4388,7 @@ def formats_for_shape(shape: str) -> tuple[str, ...]:
         tail = found[0]
         text = text.removesuffix(tail)
     # Times are tried one after the other, until the rest of the cell is a date.
-    for pattern in TIMES:
+    for pattern in TIME_PATTERNS:
         time_format = ""
         date_text = text
         if pattern is not None:
@@ -4375,10 +4407,10 @@ def formats_for_shape(shape: str) -> tuple[str, ...]:
 
 
 def format_of_time(found: re.Match[str]) -> str:
-    """Return the strptime format of a match of one of the TIMES."""
+    """Return the strptime format of a time that one of the patterns matched."""
     parts = found.groupdict()
     text = "%H"
-    if parts["half"]:
+    if parts["am_pm"]:
         text = "%I"
     if parts.get("colon"):
         text += parts["colon"] + "%M"
@@ -4388,12 +4420,12 @@ def format_of_time(found: re.Match[str]) -> str:
     if fraction:
         # %f reads six digits at most; Oracle and .NET write more, usually zeros.
         text += fraction[0] + "%f" + "0" * (len(fraction) - 1 - 6)
-    if parts["half"]:
+    if parts["am_pm"]:
         # The blank before AM, if there is one, is part of the format.
-        text += parts["half"][:-2] + "%p"
+        text += parts["am_pm"][:-2] + "%p"
     zone = parts.get("zone")
     if zone:
-        # Of " GMT+01:00", " GMT" is literal, and %z reads the rest.
+        # In " GMT+01:00", " GMT" is literal, and %z reads the rest.
         text += zone.rstrip("Z0:+-") + "%z"
     return text
 
@@ -4404,7 +4436,7 @@ def formats_of_date(text: str) -> list[str]:
     if not all(pieces):
         return []
     numbers = [index for index, piece in enumerate(pieces) if piece[0] == "0"]
-    # The possible meanings of each number depend on its digits: 14/5/2023, 2023-05-14, 20230514.
+    # The possible meanings of a number depend on its length: 2023-05-14, 20230514.
     widths = [len(pieces[index]) for index in numbers]
     has_month_name = "%b" in pieces or "%B" in pieces
     formats = []
@@ -4419,7 +4451,7 @@ def formats_of_date(text: str) -> list[str]:
 
 
 def directive_of(piece: str) -> str:
-    """Return the directive that reads a piece of a date, the piece itself, or "" if none does.
+    """Return the directive for a piece of a date, the piece itself, or "" if unknown.
 
     Numbers are returned unchanged, because their meaning depends on the other numbers.
     """
@@ -4452,10 +4484,10 @@ def directive_of_word(word: str) -> str:
 def orders_of_numbers(
     widths: list[int], has_month_name: bool, has_time: bool
 ) -> Iterable[tuple[str, ...]]:
-    """Return which directives the numbers of a date may be, given how many digits they have."""
+    """Return the possible directives for the numbers of a date, given their lengths."""
     # Two numbers in "4 May 2023", three in 4/5/2023.
     if len(widths) == 3 - has_month_name:
-        place = place_of_year(widths)
+        place = year_position(widths)
         if has_month_name:
             return NUMBERS_WITH_MONTH.get(place, ())
         return THREE_NUMBERS.get(place, ())
@@ -4474,8 +4506,8 @@ def orders_of_numbers(
     return ()
 
 
-def place_of_year(widths: list[int]) -> str:
-    """Return which of a date's numbers is its year: "year first", "year last", "short year"."""
+def year_position(widths: list[int]) -> str:
+    """Return where the year is: "year first", "year last", "short year", or ""."""
     long = [width for width in widths if width > 2]
     if not long:
         # Even a short year has two digits: 4/5/6 isn't a date.
@@ -4500,7 +4532,7 @@ def order_of(date_format: str) -> str:
 
 ## Other readings of a column
 
-Readings = dict[str, CellValue]  # a cell's value in each reading, by its name
+Readings = dict[str, CellValue]  # a cell's values, keyed by the name of the reading
 
 
 class OtherReadings:
@@ -4513,12 +4545,12 @@ class OtherReadings:
         """
         return {}
 
-    def is_rival(self, name: str) -> bool:
+    def may_disagree(self, name: str) -> bool:
         """Return whether a reading may disagree with the configured one."""
         return False
 
     def choose(self, names: Iterable[str]) -> list[str]:
-        """Return the best of some readings."""
+        """Return the best of the given readings."""
         return list(names)
 
     def describe(self, name: str) -> str:
@@ -4587,7 +4619,7 @@ class OtherDates(OtherReadings):
         configured_order = order_of(self.configured).lower()
         return order.find("y") != configured_order.find("y")
 
-    def is_rival(self, name: str) -> bool:
+    def may_disagree(self, name: str) -> bool:
         # No cell fits two formats that differ only in separators or times.
         return order_of(name).lower() != order_of(self.configured).lower()
 
@@ -4643,8 +4675,8 @@ class OtherNumbers(OtherReadings):
                 continue
         return readings
 
-    def is_rival(self, name: str) -> bool:
-        """Return whether a reading may disagree: a float reads every integer as it is."""
+    def may_disagree(self, name: str) -> bool:
+        """Return whether a reading may disagree; integers read as floats never do."""
         return name != self.FLOAT
 
     def choose(self, names: Iterable[str]) -> list[str]:
@@ -4669,10 +4701,10 @@ class OtherNumbers(OtherReadings):
 
 
 class FittingReadings:
-    """Keeps the readings that fit every value, except values that no reading fits."""
+    """Keeps the readings that fit every value, ignoring values that no reading fits."""
 
     def __init__(self) -> None:
-        self.names: set[str] | None = None  # None until a reading fits a value
+        self.names: set[str] | None = None  # None until the first call of `keep`
         self.count = 0  # of values that any reading fits
 
     def keep(self, names: Iterable[str]) -> None:
@@ -4707,7 +4739,7 @@ class ColumnEvidence:
         # No further valid value can change the reason or the hint. Most columns are settled after
         # a few values, which keeps the preflight fast.
         self.is_settled = False
-        self.is_decided = False  # no further valid value can change the reason
+        self.is_reason_settled = False  # no further valid value can change the reason
         self.valid = 0
         self.invalid = 0
         self.last_line = 0  # of the last valid value that was counted
@@ -4715,21 +4747,21 @@ class ColumnEvidence:
         self.fitting = FittingReadings()  # all values
         self.fitting_invalid = FittingReadings()  # only the invalid ones
         self.differing: set[str] = set()  # readings that read a valid value differently
-        self.explained: dict[str, Example] = {}  # their first invalid value
+        self.explained: dict[str, Example] = {}  # reading -> first invalid value
 
     def add_valid(self, line: int, cell: str, value: CellValue) -> None:
         """Record a valid value."""
         self.valid += 1
         self.last_line = line
-        if self.is_decided or self.is_known(cell):
+        if self.is_reason_settled or self.is_known(cell):
             return
         # Once no other reading is left, none can be added again.
         if self.fitting.names is None or self.fitting.names:
             self.compare(cell, value)
         self.inspect(line, cell)
-        self.is_decided = not self.fitting.names and self.is_clear()
+        self.is_reason_settled = not self.fitting.names and self.is_clear()
         # The share of invalid values is needed for the hint.
-        self.is_settled = self.is_decided and not self.fitting_invalid.names
+        self.is_settled = self.is_reason_settled and not self.fitting_invalid.names
 
     def is_known(self, cell: str) -> bool:
         """Return whether a valid value adds nothing to the earlier ones."""
@@ -4739,13 +4771,13 @@ class ColumnEvidence:
         """Record a value, valid or not, for checks specific to this kind of column."""
 
     def is_clear(self) -> bool:
-        """Return whether the values seen by `inspect` can't become a reason to stop."""
+        """Return whether values seen by `inspect` can no longer be a reason to stop."""
         return True
 
     def compare(self, cell: str, value: CellValue) -> None:
         """Drop the other readings that don't fit a valid value, or never disagree."""
         readings = self.others.read(cell)
-        rivals = [name for name in readings if self.others.is_rival(name)]
+        rivals = [name for name in readings if self.others.may_disagree(name)]
         self.fitting.keep(rivals)
         self.differing.update(name for name in rivals if readings[name] != value)
 
@@ -4764,11 +4796,11 @@ class ColumnEvidence:
         if not readings:
             return
         if self.is_settled:
-            # The caller passes no valid values once this is settled, but most rows have one.
+            # Once this is settled, no valid values are passed, so assume one per line.
             self.valid += max(0, line - self.last_line - 1)
         self.fitting.keep(readings)
         self.fitting_invalid.keep(readings)
-        self.is_settled = self.is_decided and not self.fitting_invalid.names
+        self.is_settled = self.is_reason_settled and not self.fitting_invalid.names
         for name in readings:
             self.explained.setdefault(name, example)
 
@@ -4809,8 +4841,9 @@ class ColumnEvidence:
         readings = " or ".join(self.others.describe(name) for name in chosen)
         expected = type_with_article(self.mapping)
         return (
-            f"{self.column}: {first} on line {first.line} isn't {expected}, but every value can"
-            f" be read {readings}; other values would be wrong; set {self.suggestions(names)}"
+            f"{self.column}: {first} on line {first.line} isn't {expected}, but every"
+            f" value can be read {readings}; as configured, "
+            f"other values would be sent wrong; set {self.suggestions(names)}"
         )
 
     def suggestions(self, names: Iterable[str] | None) -> str:
@@ -4924,7 +4957,7 @@ def split_date_with_name(cell: str) -> DateParts | None:
 
 
 class HalfSwappedDates:
-    """Finds columns in which a spreadsheet of another locale has swapped some of the dates.
+    """Finds columns in which a spreadsheet has swapped day and month of some dates.
 
     A spreadsheet that expects month/day reads 07/10/1983, which was the 7th of October, as a date
     and writes it in its own notation; it leaves 19/09/1983 unchanged.
@@ -4951,7 +4984,10 @@ class HalfSwappedDates:
         return shape
 
     def merged_shapes(self) -> list[DateShape]:
-        """Return the shapes; 10/11/1983 joins 7/10/1983 or 07/10/1983 unless both exist."""
+        """Return the shapes, with EITHER merged into the only other padding.
+
+        10/11/1983 counts with 7/10/1983, or with 07/10/1983, unless both kinds exist.
+        """
         merged = []
         for name in dict.fromkeys(name for name, _ in self.shapes):
             found = [shape for key, shape in self.shapes.items() if key[0] == name]
@@ -5002,7 +5038,7 @@ class PackedDates:
             return
         if self.first is None:
             self.first = Example(line, cell)
-        # Once no format fits all values, as after the first real UNIX seconds, none can again.
+        # Once no format fits all values (as after a real UNIX timestamp), no format can fit again.
         if self.fitting.names is None or self.fitting.names:
             self.fitting.keep(self.dates.read(cell))
         # Only different values count: the same default in each row would prove nothing.
@@ -5061,7 +5097,7 @@ class DateEvidence(ColumnEvidence):
         return self.half_swapped.is_clear() and not self.packed.fitting.names
 
     def is_placeholder(self, cell: str) -> bool:
-        # An empty date becomes 0 as UNIX seconds, in a column of any format.
+        # A tool may export an empty date as 0, whatever the column's format.
         return is_placeholder(cell) or re.fullmatch(ZERO_OR_MINUS_ONE, cell) is not None
 
     def reason_to_stop(self) -> str:
@@ -5076,12 +5112,13 @@ class DateEvidence(ColumnEvidence):
         found = self.half_swapped.find()
         if found is None:
             return ""
-        swapped, left = found
+        swapped, unchanged = found
         return (
-            f"{self.column}: dates like {swapped} on line {swapped.line} never have a day or month"
-            f" above 12, and dates like {left} on line {left.line} always do: a spreadsheet has"
-            " swapped day and month of the first kind; no setting can repair this, so export the"
-            " file again without opening it in a spreadsheet"
+            f"{self.column}: dates like {swapped} on line {swapped.line} never have a"
+            f" day or month above 12, and dates like {unchanged} on line"
+            f" {unchanged.line} always do: a spreadsheet has swapped day and month in"
+            " the first kind; no setting can fix this, so export the file again"
+            " without opening it in a spreadsheet"
         )
 
     def reason_packed_dates(self) -> str:
@@ -5113,13 +5150,13 @@ def column_evidence(
 ROWS_PER_CHECK = 500  # rows between checks for a signal and for settled evidence
 MAX_EXAMPLES = 3
 MAX_EXAMPLE_TEXT = 100  # characters
-USERS_EXAMINED = 10_000  # rows that are enough evidence about the users
-REPEATS_EXAMINED = 100_000  # rows in which repeated users are counted
+USER_SAMPLE_SIZE = 10_000  # rows; enough to judge the users
+REPEAT_SAMPLE_SIZE = 100_000  # rows in which repeated users are counted
 MIN_ROWS_FOR_FEW_USERS = 20
-MAX_FEW_USERS = 50
-ROWS_PER_FEW_USERS = 10
+MIN_PLAUSIBLE_USERS = 50
+SUSPICIOUS_ROWS_PER_USER = 10
 ROUNDED_DIGITS = 15  # a spreadsheet's numbers have no more significant digits
-MAX_WIDTHS = 100  # different numbers of cells that are counted
+MAX_WIDTHS = 100  # distinct row widths that are counted
 
 
 class Occurrence(NamedTuple):
@@ -5130,7 +5167,7 @@ class Occurrence(NamedTuple):
 
 @dataclass
 class Occurrences:
-    """A number of occurrences, with the first examples."""
+    """Counts occurrences, and keeps the first few as examples."""
 
     count: int = 0
     examples: list[Occurrence] = field(default_factory=list)
@@ -5179,7 +5216,7 @@ class Evidence:
 class WrongUtf8Evidence(Evidence):
     """Finds a file that isn't UTF-8, rather than one with a few broken rows.
 
-    Ten or more of its rows are invalid in UTF-8, and no row has valid text beyond ASCII.
+    Ten or more of its rows are invalid in UTF-8, and no row has valid non-ASCII text.
     """
 
     def __init__(self) -> None:
@@ -5199,22 +5236,23 @@ class WrongUtf8Evidence(Evidence):
         if self.is_settled or self.invalid_rows < MIN_EVIDENCE:
             return ""
         return (
-            f"{self.invalid_rows:,} rows contain bytes that are not valid utf-8, and no row has "
-            "valid text beyond ASCII; set [csv] encoding = cp1252 (or the actual one)"
+            f"{self.invalid_rows:,} rows contain bytes that are not valid utf-8, and "
+            "no row has valid non-ASCII text; set [csv] encoding = cp1252 (or "
+            "the file's actual encoding)"
         )
 
 
 class Utf8Evidence(Evidence):
     """Finds a file that is UTF-8 although config.ini names another encoding.
 
-    This is the case if all of its text beyond ASCII is valid UTF-8. In a single-byte encoding,
-    this hardly ever happens by chance; in others, ten or more characters are needed as evidence.
+    This is the case if all of its non-ASCII text is valid UTF-8. In a single-byte encoding, this
+    hardly ever happens by chance; in others, ten or more characters are needed as evidence.
     """
 
     def __init__(self, encoding: str, heading_raw: bytes) -> None:
         self.encoding = encoding
         self.characters = 0
-        # The headings may be the only text beyond ASCII.
+        # The headings may be the only non-ASCII text.
         self.inspect(heading_raw)
 
     def add(self, row: Row, mapped: MappedRow | None) -> None:
@@ -5247,7 +5285,7 @@ def is_single_byte(encoding: str) -> bool:
 
 
 class OtherHeadingsEvidence(Evidence):
-    """Finds a first row with other headings, although [csv] headings is set.
+    """Finds a first row of headings that differ from those in [csv] headings.
 
     None of its typed cells is valid, and no cell has a digit or an @, but the typed cells below
     are valid. (A real first user has an e-mail address, a date or a number.)
@@ -5286,7 +5324,7 @@ class OtherHeadingsEvidence(Evidence):
             self.suspects = suspects
 
     def inspect_next(self, row: Row) -> None:
-        """Clear the suspicion if the same column is wrong in a row below, too."""
+        """Clear the suspects if one of their cells is invalid in a later row, too."""
         for column in self.suspects:
             if not self.has_value(column, row):
                 continue
@@ -5322,7 +5360,7 @@ class OtherHeadingsEvidence(Evidence):
         )
 
 
-class KnownTexts:
+class SeenStrings:
     """A set of strings that keeps only their hashes, because each string may be long."""
 
     def __init__(self) -> None:
@@ -5332,8 +5370,8 @@ class KnownTexts:
         return hash(text) in self.hashes
 
     def add(self, text: str) -> bool:
-        """Add a text; return whether it was there already."""
-        # Two of 100,000 texts have the same 64-bit hash less than once in a billion runs.
+        """Add a string; return whether it was already there."""
+        # Two of 100,000 strings share a 64-bit hash less than once in a billion runs.
         count = len(self.hashes)
         self.hashes.add(hash(text))
         return len(self.hashes) == count
@@ -5342,7 +5380,7 @@ class KnownTexts:
 class RepeatedUsersEvidence(Evidence):
     """Finds a wrong mapping: most rows have the same user, or there are far too few users.
 
-    The first 10,000 rows are enough for that. How many rows repeat the user of an earlier row is
+    The first 10,000 rows are enough for that. Rows that repeat the user of an earlier row are
     counted over the first 100,000.
     """
 
@@ -5353,22 +5391,22 @@ class RepeatedUsersEvidence(Evidence):
         )
         self.rows = 0
         self.rows_by_user: Counter[str] = Counter()
-        # At most two per user, which is enough.
+        # At most two per user: enough to tell one address from several.
         self.emails_by_user: dict[str, set[str]] = {}
-        self.user_ids = KnownTexts()
-        self.emails = KnownTexts()
-        self.emails_without_user_id = KnownTexts()
-        self.ids = KnownTexts()
+        self.user_ids = SeenStrings()
+        self.emails = SeenStrings()
+        self.emails_without_user_id = SeenStrings()
+        self.ids = SeenStrings()
         self.repeats = 0
 
     def add(self, row: Row, mapped: MappedRow | None) -> None:
         self.rows += 1
         # Memory must not grow with the file, so beyond this the count is a lower bound.
-        if self.rows > REPEATS_EXAMINED:
+        if self.rows > REPEAT_SAMPLE_SIZE:
             self.is_settled = True
         elif mapped:
             self.count_repeat(mapped.user)
-            if self.rows <= USERS_EXAMINED:
+            if self.rows <= USER_SAMPLE_SIZE:
                 self.count_user(mapped.user)
 
     def count_user(self, user: UserPayload) -> None:
@@ -5395,7 +5433,8 @@ class RepeatedUsersEvidence(Evidence):
             if user_id is None:
                 self.emails_without_user_id.add(address)
                 is_repeated = is_known
-            # Another user_id may share the address; a row without one is the same user.
+            # Users with different user_ids may share an address, but a row with the same address
+            # and no user_id is the same user.
             elif is_known and address in self.emails_without_user_id:
                 is_repeated = True
         if "id" in user and self.ids.add(user["id"]):
@@ -5407,7 +5446,7 @@ class RepeatedUsersEvidence(Evidence):
         if not self.rows_by_user:
             return ""
         # One user in most rows: user_id is mapped to a column such as `country`.
-        rows = min(self.rows, USERS_EXAMINED)
+        rows = min(self.rows, USER_SAMPLE_SIZE)
         user, count = self.rows_by_user.most_common(1)[0]
         if rows >= MIN_EVIDENCE and count * 2 > rows:
             return (
@@ -5417,9 +5456,9 @@ class RepeatedUsersEvidence(Evidence):
         # Few users in all: user_id is mapped to a column such as `plan`.
         rows = self.rows_by_user.total()
         users = len(self.rows_by_user)
-        if rows < MIN_ROWS_FOR_FEW_USERS or users >= MAX_FEW_USERS:
+        if rows < MIN_ROWS_FOR_FEW_USERS or users >= MIN_PLAUSIBLE_USERS:
             return ""
-        if users * ROWS_PER_FEW_USERS > rows or self.each_user_has_one_email():
+        if users * SUSPICIOUS_ROWS_PER_USER > rows or self.each_user_has_one_email():
             return ""
         examples = ", ".join(key[:40] for key, _ in self.rows_by_user.most_common(3))
         return (
@@ -5428,13 +5467,16 @@ class RepeatedUsersEvidence(Evidence):
         )
 
     def each_user_has_one_email(self) -> bool:
-        """Return whether the e-mail addresses confirm the ids: an export of events, not users."""
+        """Return whether each user has exactly one e-mail address.
+
+        If so, the ids are right, and the file is an export of events, with many rows per user.
+        """
         if not self.has_email_and_id:
             return False
         return all(len(emails) == 1 for emails in self.emails_by_user.values())
 
     def note(self) -> str:
-        """Return how many rows repeat the user of an earlier one, or ""."""
+        """Return a line about the rows that repeat an earlier row's user, or ""."""
         if not self.repeats:
             return ""
         at_least = "at least " if self.is_settled else ""
@@ -5454,25 +5496,28 @@ class RoundedIdsEvidence(Evidence):
         if not mapped:
             return
         user = mapped.user
-        known = user.get("user_id") or user.get("id", "")
-        if len(known) <= ROUNDED_DIGITS or not (known.isascii() and known.isdecimal()):
+        identity = user.get("user_id") or user.get("id", "")
+        if len(identity) <= ROUNDED_DIGITS or not (
+            identity.isascii() and identity.isdecimal()
+        ):
             return
-        # Excel turns 12345678901234567 into 12345678901234500. Any other id rules that out.
-        if known[ROUNDED_DIGITS:].strip("0"):
+        # Excel turns 12345678901234567 into 12345678901234500. A single id with other digits at the
+        # end rules that out.
+        if identity[ROUNDED_DIGITS:].strip("0"):
             self.is_settled = True
-        elif len(self.ids) < USERS_EXAMINED:
-            self.ids.add(known)
+        elif len(self.ids) < USER_SAMPLE_SIZE:
+            self.ids.add(identity)
 
     def reason_to_stop(self) -> str:
         if self.is_settled or len(self.ids) < MIN_EVIDENCE:
             return ""
         # If the 15th digit never varies, as in 4200000000000000, the ids may really be round.
-        if len({known[ROUNDED_DIGITS - 1] for known in self.ids}) == 1:
+        if len({identity[ROUNDED_DIGITS - 1] for identity in self.ids}) == 1:
             return ""
         example = min(self.ids)
         return (
-            f"a spreadsheet has rounded the ids to {ROUNDED_DIGITS} digits, such as {example}; "
-            "export them as text, without the spreadsheet"
+            f"a spreadsheet has rounded ids such as {example} to {ROUNDED_DIGITS} "
+            "digits; export them as text, without using a spreadsheet"
         )
 
 
@@ -5492,13 +5537,14 @@ class AllColumnsEvidence(Evidence):
         self.unsettled = list(self.evidence.values())
 
     def add(self, row: Row, mapped: MappedRow | None) -> None:
-        # A row that isn't imported is no evidence: its cells may be shifted into other columns.
+        # A row that isn't imported says nothing about the columns: its cells may have been shifted
+        # into other columns.
         if not mapped:
             return
         for omitted in mapped.omitted:
             evidence = self.evidence[omitted.mapping]
             evidence.add_invalid(row.line, omitted.cell, omitted.reason)
-            # An invalid cell may raise the question again.
+            # An invalid cell can reopen a column that was already settled.
             if not evidence.is_settled and evidence not in self.unsettled:
                 self.unsettled.append(evidence)
         if self.unsettled:
@@ -5548,9 +5594,9 @@ class WidthEvidence(Evidence):
                 self.rows_by_width[width] += 1
 
     def usual_width(self, rows: int) -> int:
-        """Return the number of cells that nine in ten rows have, if it exceeds the headings.
+        """Return the number of cells that nine in ten rows have.
 
-        Otherwise return 0.
+        Return 0 if there is no such number, or if it isn't larger than the number of headings.
         """
         for width, count in self.rows_by_width.items():
             if count >= USUAL_WIDTH_SHARE * rows:
@@ -5567,23 +5613,25 @@ class SampleEvidence(Evidence):
     """Keeps the first valid cell of each column, to be shown by --check."""
 
     def __init__(self, table: CsvTable) -> None:
-        self.open_columns = list(table.columns)
+        self.pending_columns = list(table.columns)
         self.samples: dict[FieldMapping, Sample] = {}
 
     def add(self, row: Row, mapped: MappedRow | None) -> None:
         if not mapped:
             return
-        for column in self.open_columns:
+        for column in self.pending_columns:
             values = mapped.user
             if column.is_attribute:
                 values = values.get("custom_attributes", {})
             if column.name in values and column.position < len(row.cells):
                 cell = row.cells[column.position][:MAX_EXAMPLE_TEXT]
                 self.samples[column.mapping] = Sample(cell, values[column.name])
-        self.open_columns = [
-            column for column in self.open_columns if column.mapping not in self.samples
+        self.pending_columns = [
+            column
+            for column in self.pending_columns
+            if column.mapping not in self.samples
         ]
-        self.is_settled = not self.open_columns
+        self.is_settled = not self.pending_columns
 
 
 @dataclass
@@ -5639,7 +5687,10 @@ class FileReport:
 
 
 class AllRejectedEvidence(Evidence):
-    """Finds a file in which no row can be imported. (FileReport has counted them already.)"""
+    """Finds a file in which no row can be imported.
+
+    It gathers nothing itself, because FileReport already counts the rejected rows.
+    """
 
     is_settled = True
 
@@ -5663,8 +5714,8 @@ class AllRejectedEvidence(Evidence):
         return f"none of the {rows:,} rows can be imported: {'; '.join(reasons)}"
 
 
-def extra_width(row: Row, table: CsvTable) -> int:
-    """Return the number of a row's cells if there are more than headings, otherwise 0."""
+def wide_row_width(row: Row, table: CsvTable) -> int:
+    """Return a row's cell count if there are more cells than headings, else 0."""
     width = len(row.cells)
     return width if width > len(table.headings) else 0
 
@@ -5684,14 +5735,14 @@ class Preflight:
         self.should_stop = should_stop
         self.on_progress = on_progress
 
-    def run(self, *, is_chosen: bool) -> FileReport:
+    def run(self, *, is_from_command_line: bool) -> FileReport:
         """Return a report on the file, with the reason if it must not be imported.
 
-        Raise RunAborted if it is too old, or can't be read to the end. If `is_chosen`, the file was
-        named on the command line, so its age and min_rows don't matter. (It still needs a row.)
+        Raise RunAborted if it is too old, or can't be read to the end. If `is_from_command_line`,
+        its age and min_rows don't matter. (It still needs a row.)
         """
         # The age is checked before a large file has to be read.
-        age_problem = "" if is_chosen else self.age_problem()
+        age_problem = "" if is_from_command_line else self.age_problem()
         if age_problem:
             raise RunAborted(age_problem)
         # The first row decides how many cells a row may have, until all rows have been counted.
@@ -5700,7 +5751,7 @@ class Preflight:
         if width != report.table.accepted_width:
             # The width was guessed from the first row, which differs from the others.
             report = self.scan(accepted_width=width)
-        self.conclude(report, is_chosen=is_chosen)
+        self.conclude(report, is_from_command_line=is_from_command_line)
         return report
 
     def age_problem(self) -> str:
@@ -5733,9 +5784,9 @@ class Preflight:
         for row in table.rows():
             report.rows += 1
             if report.rows == 1 and accepted_width is None:
-                table.accepted_width = extra_width(row, table)
+                table.accepted_width = wide_row_width(row, table)
             if report.rows % ROWS_PER_CHECK == 0:
-                self.pause(report)
+                self.checkpoint(report)
                 active = [each.add for each in self.evidence if not each.is_settled]
             # Even a rejected row counts as evidence, of the encoding or the width.
             mapped = None
@@ -5761,11 +5812,11 @@ class Preflight:
             return
         if not is_named_gzip:
             report.notes.append(f"{name} is gzip-compressed; decompressed")
-        # GNU gzip ignores it with a warning, too.
+        # Like GNU gzip, ignore trailing data with a warning.
         if table.content.has_trailing_garbage:
             report.warnings.append(f"{name}: ignoring data after the gzip stream")
 
-    def pause(self, report: FileReport) -> None:
+    def checkpoint(self, report: FileReport) -> None:
         if self.should_stop():
             raise RunAborted(RUN_STOPPED)
         self.on_progress(report.rows)
@@ -5784,7 +5835,7 @@ class Preflight:
         encoding = table.reader.encoding
         if encoding == "utf-8":
             self.evidence.append(WrongUtf8Evidence())
-        # A byte-order mark is proof enough. In UTF-16 and EBCDIC, even ASCII text has other bytes.
+        # A byte-order mark is proof enough. UTF-16 and EBCDIC encode even ASCII text differently.
         elif not table.reader.bom and is_ascii_superset(encoding):
             self.evidence.append(Utf8Evidence(encoding, table.heading_raw))
         # With [csv] headings set, the file's first row is a user, unless it repeats the headings.
@@ -5799,7 +5850,7 @@ class Preflight:
             self.width,
         ]
 
-    def conclude(self, report: FileReport, *, is_chosen: bool) -> None:
+    def conclude(self, report: FileReport, *, is_from_command_line: bool) -> None:
         """Add to the report the results that depend on all rows."""
         report.samples = self.samples.samples
         report.repeated_users = self.users.note()
@@ -5807,13 +5858,17 @@ class Preflight:
             if hint := self.columns.hint(mapping):
                 report.hints[mapping] = hint
         # The first reason is enough, because later ones often follow from it.
-        reason = self.row_count_problem(report, is_chosen=is_chosen)
+        reason = self.row_count_problem(
+            report, is_from_command_line=is_from_command_line
+        )
         for evidence in self.evidence:
             reason = reason or evidence.reason_to_stop()
         if reason:
             report.reason = f"{self.file.name}: {reason}"
 
-    def row_count_problem(self, report: FileReport, *, is_chosen: bool) -> str:
+    def row_count_problem(
+        self, report: FileReport, *, is_from_command_line: bool
+    ) -> str:
         minimum = self.settings.csv.min_rows
         # Even a file named on the command line needs a row, unless min_rows = 0 says otherwise.
         if report.rows == 0 and minimum > 0:
@@ -5821,7 +5876,7 @@ class Preflight:
                 "has no rows below its headings; the export may be empty or incomplete"
             )
         # A reject file is named on the command line, and is shorter than an export.
-        if report.rows < minimum and not is_chosen:
+        if report.rows < minimum and not is_from_command_line:
             rows = pluralize(report.rows, "row")
             return (
                 f"has {rows}, fewer than [csv] min_rows = {minimum}; "
@@ -5836,7 +5891,7 @@ class Preflight:
 CONNECT_TIMEOUT = 10
 RESPONSE_TIMEOUT = 120  # seconds, for connecting, sending, headers and body together
 # Responses from Intercom are a few kilobytes long. A server that never stops sending must not
-# fill the memory.
+# exhaust memory.
 MAX_RESPONSE_SIZE = 2**20  # bytes of the body
 MAX_HEADER_SIZE = 2**16  # bytes, including all interim (100) responses
 MAX_TITLE_LENGTH = 80
@@ -5851,10 +5906,11 @@ HTML_TITLE = r"(?is)<title[^>]*>(.*?)</title"
 SLACK_ERROR = r"(?=.{1,40}$)[a-z]+(_[a-z]+)+"
 # The error that http.client raises if a proxy answers CONNECT with a status other than 200.
 REFUSED_TUNNEL = r"Tunnel connection failed: (\d+)"
-# OpenSSL's errors for a certificate that can't be verified, and for a CA bundle without any.
+# OpenSSL's errors for a certificate that can't be verified, and for a CA bundle that contains no
+# certificates.
 CERTIFICATE_PROBLEM = r"(?i)certificate|PEM lib"
-# A connection that the other side has closed: plain, or over TLS.
-CLOSED = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+# The exceptions raised if the other side has closed a connection: plain, or over TLS.
+CONNECTION_CLOSED_ERRORS = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 @dataclass(slots=True)
@@ -6081,8 +6137,8 @@ class DeadlineResponse(http.client.HTTPResponse):
             # http.client mistakes the end of the connection for the blank line after the headers.
             raise http.client.IncompleteRead(b"")
         if self.status < 200:
-            # http.client treats 103 (and all but 100) as final. The response that follows would be
-            # mistaken for that of the next request (RFC 9110, 15.2).
+            # http.client treats 103 (and every 1xx except 100) as final. The response that follows
+            # would be mistaken for the response to the next request (RFC 9110, 15.2).
             self.will_close = True
         if self.chunked and "Content-Length" in self.headers:
             # A proxy may disagree about where this response ends (RFC 9112, 6.3).
@@ -6111,9 +6167,10 @@ class DeadlineConnection(HTTPConnection):
         """Connect to the first address that answers, by the deadline for all of them.
 
         urllib3 allows the whole timeout for each address, which takes minutes for a host with eight
-        silent ones. Here, each gets an equal share of the time left, so the last one is tried too.
+        addresses that don't respond. Here, each gets an equal share of the time left, so the last
+        one is tried too.
         """
-        # A URL has brackets around an IPv6 address; getaddrinfo() takes it without.
+        # A URL has brackets around an IPv6 address; getaddrinfo() expects none.
         host = self.host.strip("[]")
         addresses = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
         failure = OSError("the host has no address")
@@ -6157,7 +6214,7 @@ class DeadlineConnection(HTTPConnection):
                 if self.sock is not None:
                     self.sock.settimeout(deadline.remaining())
                 super().send(record)
-        except CLOSED as error:
+        except CONNECTION_CLOSED_ERRORS as error:
             # After a BrokenPipeError, urllib3 still reads the response that the server may have
             # sent before it closed. TLS and Windows raise other errors instead.
             raise BrokenPipeError(str(error)) from error
@@ -6166,7 +6223,7 @@ class DeadlineConnection(HTTPConnection):
         self.received = 0
         try:
             response = super().getresponse()
-        except CLOSED as error:
+        except CONNECTION_CLOSED_ERRORS as error:
             # On a new connection, the server has probably read the request and failed.
             if self.is_reused and self.received == 0:
                 raise StaleConnection from error
@@ -6383,7 +6440,7 @@ def explain_connection_error(error: BaseException) -> NoResponse:
     """Explain an error from the network, TLS or the proxy."""
     refusal = re.match(REFUSED_TUNNEL, str(error))
     if refusal:
-        # A 4xx is about the credentials for the proxy or about the host, except 408 and 429.
+        # A 4xx other than 408 and 429 is about the proxy credentials or the host.
         status = int(refusal[1])
         is_temporary = status in (408, 429) or status >= 500
         return NoResponse(
@@ -6402,7 +6459,7 @@ def explain_connection_error(error: BaseException) -> NoResponse:
 #### Intercom API
 
 # Seconds for archiving another user's contact again after STOP_GRACE_PERIOD is used up.
-CLEAN_UP_TIME = 10
+CLEANUP_TIMEOUT = 10
 # Seconds for which a rate limit may delay a run. Intercom's windows last 10 seconds; a longer time
 # is probably a header in another unit, or a wrong clock.
 MAX_PAUSE = 300
@@ -6418,8 +6475,8 @@ CREDENTIALS_ADVICE = (
     "the environment, which takes precedence"
 )
 NO_VALID_RESPONSE = (
-    "no valid response from Intercom; check [intercom] user_url and api_version, the network and "
-    "its proxy"
+    "no valid response from Intercom; check [intercom] user_url and api_version, and "
+    "the network and proxy"
 )
 # Explanations of the responses that every other user would get too, and what to change.
 FATAL_STATUSES = {
@@ -6436,17 +6493,17 @@ NOT_ABOUT_THE_URL = (401, 402, 407)
 
 
 class Verdict(Enum):
-    """The meaning of a response for a user. Sender.judge and shared_failure act on it."""
+    """The meaning of a response for a user. Sender.evaluate and shared_failure act on it."""
 
     ACCEPTED = auto()
-    # The failure may be temporary: tried again, up to [intercom] retries times. If it is the last
-    # one, OutageDetector decides whether the run stops.
+    # The failure may be temporary: the request is retried, up to [intercom] retries times. If the
+    # last retry fails, OutageDetector decides whether the run stops.
     RETRY = auto()
     # This row can't be imported. RejectionDetector detects if every row is rejected.
     REJECTED = auto()
     # A 403 from a firewall, not from Intercom, about this row; 100 in succession stop the run.
     BLOCKED = auto()
-    # A response to the request for another user: the request is retried twice.
+    # A response to another user's request: the request is retried, up to twice.
     WRONG_USER = auto()
     FATAL = auto()  # every other user would get the same, so the run stops
 
@@ -6537,7 +6594,10 @@ def names_another_user(response: Response, user_id: str) -> bool:
 
 
 def normalize_id(text: str) -> str:
-    """Normalize the Unicode form, case and outer blanks of an id, which Intercom may change."""
+    """Normalize an id's Unicode form, case, and leading and trailing whitespace.
+
+    Intercom may change all of these.
+    """
     return unicodedata.normalize("NFC", text).strip().casefold()
 
 
@@ -6621,7 +6681,7 @@ def is_fatal(response: Response, context: RequestContext) -> bool:
     if status < 400 or status in (401, 402, 407):
         # A redirect isn't from Intercom. Following it would reveal the token to another server.
         return True
-    # Any other 400 is taken to be about this user's data.
+    # A 400 is taken to be about this user's data unless it reports a wrong API version.
     if status == 400:
         return is_wrong_version(response)
     if status == 403:
@@ -6650,7 +6710,10 @@ def fatal_reason(response: Response | NoResponse, settings: Settings) -> str:
     if isinstance(response, NoResponse):
         if response.is_permanent:
             return f"TLS or proxy error; check REQUESTS_CA_BUNDLE and HTTPS_PROXY ({described})"
-        return f"no valid response from Intercom; check the network and its proxy ({described})"
+        return (
+            "no valid response from Intercom; check the network and proxy "
+            f"({described})"
+        )
     advice = ""
     # A 5xx or a page with status 200 doesn't hint at the wrong API version.
     is_about_url = (
@@ -6710,7 +6773,7 @@ def seconds_of_retry_after(response: Response) -> float:
 
 
 def server_time(response: Response) -> float:
-    """Return the server's clock in UNIX seconds, or the local clock if it isn't sent."""
+    """Return the server's time in UNIX seconds, or the local time if it isn't sent."""
     date = response.date_header("Date")
     if date is None:
         return time.time()
@@ -6765,7 +6828,8 @@ class RateLimiter:
                 if pause <= 0:
                     self.in_flight += 1
                     return True
-                # Wait briefly, to notice a signal, and less if a response changes the window.
+                # Wait only briefly, so that a signal is noticed. A response, which may change the
+                # window, ends the wait sooner.
                 self.condition.wait(min(POLL_INTERVAL, pause))
 
     def may_send(self, now: float, grace: float | None) -> bool:
@@ -6804,7 +6868,8 @@ class RateLimiter:
         limit = response.int_header("X-RateLimit-Limit")
         if limit:
             self.per_window = limit
-        # The limit applies to the token, so every thread waits after a 429, not only its own.
+        # The limit applies to the token, so after a 429 every thread waits, not only the one that
+        # received it.
         self.paused_until = max(self.paused_until, now + retry_pause(response))
         reset = response.int_header("X-RateLimit-Reset")
         remaining = response.int_header("X-RateLimit-Remaining")
@@ -6819,7 +6884,7 @@ class RateLimiter:
             self.window_end = now + wait
         # An earlier response may arrive after a later one, so the lowest number is the newest.
         self.remaining = min(self.remaining, remaining)
-        # The Date header has whole seconds, so the earliest end of a window is the most exact.
+        # The Date header has whole seconds, so the earliest end of a window is the most accurate.
         self.window_end = min(self.window_end, now + wait)
 
 
@@ -6909,7 +6974,7 @@ class IntercomClient:
             connections=settings.intercom.concurrency,
         )
         self.waiting: dict[int, RetryStatus] = {}  # by thread
-        self.has_responded = False  # about any user
+        self.has_responded = False  # to a request for any user
 
     # One request
 
@@ -7027,7 +7092,7 @@ class IntercomClient:
     # The workspace
 
     def api_url(self, path: str) -> str:
-        """Return a URL of the API next to user_url, such as .../data_attributes."""
+        """Return user_url with `path` as its last segment: .../data_attributes."""
         return self.url.rpartition("/")[0] + path
 
     def me(self) -> Response | NoResponse:
@@ -7207,13 +7272,14 @@ def attributes_problem(report: AttributeReport) -> str:
 
 
 def create_missing_attributes(client: IntercomClient, report: AttributeReport) -> None:
-    """Create the missing custom attributes. Raise RunAborted if Intercom refuses one.
+    """Create the missing custom attributes.
 
-    If it does, read the list again: the response to an earlier attempt may have been lost.
+    If a creation fails, read the list again, because the response to an earlier attempt may have
+    been lost. Raise RunAborted if the attribute is still missing or doesn't match.
     """
     for name, types in report.missing.items():
         response = client.create_attribute(name, types[0])
-        # A page with status 200 has created nothing.
+        # A web page with status 200 doesn't mean that the attribute was created.
         if isinstance(response, Response) and response.json.get("name") == name:
             log.info("created custom attribute %s (%s)", name, types[0])
             continue
@@ -7253,7 +7319,7 @@ def build_request(
     if settings.uses_contacts and contact_id:
         url = contact_url(settings, contact_id)
         return ApiRequest("PUT", url, payload, label=upload)
-    # POST /users adds or updates by itself, so the same request does for every user.
+    # POST /users creates or updates, so the same request works for every user.
     return ApiRequest("POST", settings.intercom.user_url, payload, label=upload)
 
 
@@ -7286,8 +7352,8 @@ class ExistingContact(NamedTuple):
     is_archived: bool
 
 
-# The text without "archived" is documented; the one with it, only in a draft of Intercom's API
-# description (Intercom-OpenAPI#543).
+# The text without "archived" is documented; the one with "archived" appears only in a draft of
+# Intercom's API description (Intercom-OpenAPI#543).
 EXISTING_CONTACT = (
     "(archived )?contact matching those details already exists with id=([A-Za-z0-9_-]+)"
 )
@@ -7313,7 +7379,7 @@ class UpsertResult:
     contact_id: str = ""
     stale_contact_id: str = ""  # a remembered one that no longer exists in Intercom
     rejection: RowRejected | None = None  # decided here, not by a response
-    error: Exception | None = None  # unexpected, while there was no response to judge
+    error: Exception | None = None  # an unexpected one, raised in the worker thread
     started: float = 0.0  # time.monotonic() of the first attempt
     is_unsent: bool = False  # the run stopped before the first request
     # The response is about another user, and no earlier one was about the right user.
@@ -7345,7 +7411,8 @@ class Upsert:
             self.contact_id = ""
             result = self.send_user()
         if self.settings.uses_contacts and not self.contact_id:
-            # A 409 after a PUT names another contact, which already has this one's new address.
+            # Only after a POST: a 409 in response to a PUT names another contact, which already has
+            # this one's new address.
             existing = find_existing_contact(result.response)
             if existing:
                 result = self.update_existing(existing)
@@ -7414,14 +7481,14 @@ class Upsert:
                 "set [intercom] unarchive = true to restore it",
             )
         if existing.is_archived:
-            restored = self.ask("POST", "/unarchive")
+            restored = self.send_contact_request("POST", "/unarchive")
             if not is_user_or_contact(restored):
                 return self.result(restored, RequestContext(is_user_url=False))
         if self.upload.user_id and "email" not in self.upload.user:
             # Intercom can only have found this contact by its user_id.
             return self.send_user()
         # The 409 doesn't say whether the user_id or only the e-mail address was found.
-        found = self.ask("GET")
+        found = self.send_contact_request("GET")
         if not is_user_or_contact(found) or self.belongs_to_other_user(found):
             return self.leave_existing(existing, found)
         if found.json.get("role") == "lead":
@@ -7461,9 +7528,11 @@ class Upsert:
 
     def archive_again(self) -> bool:
         """Archive the contact again, even if the run has stopped; return whether that worked."""
-        return is_user_or_contact(self.ask("POST", "/archive", grace=CLEAN_UP_TIME))
+        return is_user_or_contact(
+            self.send_contact_request("POST", "/archive", grace=CLEANUP_TIMEOUT)
+        )
 
-    def ask(
+    def send_contact_request(
         self, method: str, path: str = "", *, grace: float = 0.0
     ) -> Response | NoResponse:
         """Send a request about the existing contact, within the retries of this user."""
@@ -7488,8 +7557,8 @@ class Upsert:
             return self.is_about_contact(response)
         return not is_temporary_failure(response)
 
-    def is_about_contact(self, person: Response) -> bool:
-        return response_id(person) in ("", self.contact_id)
+    def is_about_contact(self, response: Response) -> bool:
+        return response_id(response) in ("", self.contact_id)
 
     def rejected(self, category: str, message: str) -> UpsertResult:
         """Return a rejection whose reason isn't a single response."""
@@ -7579,7 +7648,8 @@ class SyncState:
             # next to it.
             path = self.copy_with_log()
         else:
-            # Otherwise, SQLite would create both files just to find that there is no log.
+            # Without immutable=1, SQLite would create a -wal and a -shm file just to find that
+            # there is no log.
             options = "mode=ro&immutable=1"
         uri = f"{path.as_uri()}?{options}"
         return sqlite3.connect(
@@ -7596,7 +7666,7 @@ class SyncState:
 
     def remove_snapshot(self) -> None:
         if self.snapshot_folder:
-            # Windows removes no file that is open. `close` tries again.
+            # Windows can't delete an open file. `close` tries again.
             with contextlib.suppress(OSError):
                 self.snapshot_folder.cleanup()
 
@@ -7644,7 +7714,8 @@ class SyncState:
     def remembers_accepted_users(self) -> bool:
         """Return whether Intercom has accepted users before, with these credentials and URL.
 
-        A file from version 1.1 has no marker or owner of its users, so any user counts.
+        A file from version 1.1 has no marker, and its keys don't show which URL and credentials a
+        user belongs to, so any user counts.
         """
         marker = self.execute(
             "SELECT 1 FROM users WHERE key = ?", self.key(ACCEPTED_MARKER)
@@ -7675,7 +7746,7 @@ class SyncState:
             email_key = keys[0]
         placeholders = ", ".join("?" * len(keys))
         self.execute(
-            "UPDATE users SET digest = x'' "  # noqa: S608 - only question marks are put in
+            "UPDATE users SET digest = x'' "  # noqa: S608 - only adds question marks
             f"WHERE key IN ({placeholders}) OR email = ? OR id = ?",
             *keys,
             email_key,
@@ -7727,7 +7798,7 @@ def open_state(settings: Settings, *, write: bool) -> SyncState | None:
     return SyncState(settings, write=write)
 
 
-def recall_upload(upload: Upload, state: SyncState, settings: Settings) -> bool:
+def load_remembered(upload: Upload, state: SyncState, settings: Settings) -> bool:
     """Load the contact's id, and return whether the user is unchanged since it was last sent."""
     upload.digest = hashlib.sha256(JSON_ENCODER.encode(upload.user).encode()).digest()
     remembered = state.load(upload.user)
@@ -7744,13 +7815,15 @@ def recall_upload(upload: Upload, state: SyncState, settings: Settings) -> bool:
 TIME_IN_NAME = "%Y-%m-%dT%H-%M-%S"  # without colons, which Windows doesn't allow
 # Only these files are ever removed; other files in the folder aren't ours.
 LOG_NAME = r"([0-9-]{10}T[0-9-]{8})(-\d+)?_(debug|error)\.log"
-NOTICE_TIME = 10.0  # seconds in total, including DNS lookups
+NOTICE_TIMEOUT = 10.0  # seconds in total, including DNS lookups
 NOTICE_ATTEMPTS = 3
 NOTICE_PAUSES = (1.0, 4.0)  # seconds after the first and the second attempt
 MIN_ATTEMPT_TIME = 1.0  # seconds
 MAX_NOTICE_LENGTH = 8000  # characters; Hipchat allows 10,000
 MAX_NOTICE_LINE = 2000
-NOTICE_END = 4  # lines at the end that are never omitted: they say where the rest is
+NOTICE_TAIL_LINES = (
+    4  # lines at the end that are never omitted: they say where the rest is
+)
 # Slack's messages have no color, so an emoji shows at a glance how a run ended.
 EMOJI = {
     "green": ":white_check_mark:",
@@ -7778,7 +7851,8 @@ def uses_color(stream: TextIO | None) -> bool:
     """Return whether the stream is a terminal that shows colors (https://no-color.org)."""
     if not is_terminal(stream) or os.environ.get("NO_COLOR"):
         return False
-    # Older Windows consoles print the escape codes; Windows Terminal sets this variable.
+    # Older Windows consoles show escape codes as text. Windows Terminal, which supports them, sets
+    # this variable.
     return os.name != "nt" or "WT_SESSION" in os.environ
 
 
@@ -7795,20 +7869,20 @@ def discard_stream(stream: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def create_unique(folder: str | Path, name: str, ending: str) -> Path:
+def create_unique(folder: str | Path, name: str, suffix: str) -> Path:
     """Create a new file with a unique name, and the folder if needed. Return the file's path."""
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}{ending}"
+    path = folder / f"{name}{suffix}"
     number = 1
     while True:
         try:
-            # Unlike checking first whether it exists, this can't give two runs the same file.
+            # Unlike a check for its existence beforehand, this can't give two runs the same file.
             path.open("x").close()
             return path
         except FileExistsError:
             number += 1
-            path = folder / f"{name}-{number}{ending}"
+            path = folder / f"{name}-{number}{suffix}"
 
 
 # Many lines are logged per second, and strftime is slower than formatting the rest of a line.
@@ -7821,8 +7895,8 @@ class RedactingFormatter(logging.Formatter):
     """Formats each record as one redacted line; the lines of a traceback are prefixed."""
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = f"{format_second(int(record.created))}.{int(record.msecs):03}"
-        lines = [f"{moment} {record.levelname} {redact(record.getMessage())}"]
+        timestamp = f"{format_second(int(record.created))}.{int(record.msecs):03}"
+        lines = [f"{timestamp} {record.levelname} {redact(record.getMessage())}"]
         if record.exc_info:
             # Lines are marked, so an exception's message can't be mistaken for a log line.
             trace = self.formatException(record.exc_info)
@@ -7844,7 +7918,7 @@ class LogFileHandler(logging.FileHandler):
     """A log file that reports a write error once and lets the run continue."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        # logging would print a traceback here, for each of the records to come.
+        # logging would print a traceback here, once for every later record.
         logging.getLogger().removeHandler(self)
         error = sys.exc_info()[1]
         reason = getattr(error, "strerror", None) or error
@@ -7888,13 +7962,14 @@ def open_logs(settings: Settings, started: datetime) -> Path | None:
 
 
 def remove_old_logs(settings: Settings, now: datetime) -> None:
-    """Delete logs older than [log] keep_days, by the time in their names."""
+    """Delete logs older than [log] keep_days, judging by the time in their names."""
     try:
         for path in sorted(Path(settings.log.folder).iterdir()):
-            written = log_time(path.name)
+            written = parse_log_time(path.name)
             if not written:
                 continue
-            # The names have whole seconds; keep_days = 0 must not remove this run's own logs.
+            # The times in the names are in whole seconds. With keep_days = 0, a fraction of a
+            # second would make this run's own logs too old.
             age = now.replace(microsecond=0) - written
             if age / timedelta(days=1) > settings.log.keep_days and path.is_file():
                 path.unlink()
@@ -7903,8 +7978,8 @@ def remove_old_logs(settings: Settings, now: datetime) -> None:
         log.warning("can't remove old logs: %s", error)
 
 
-def log_time(name: str) -> datetime | None:
-    """Return the time in the name of one of this program's logs, or None if it isn't one."""
+def parse_log_time(name: str) -> datetime | None:
+    """Return the time in the name of one of our logs, or None for any other name."""
     match = re.fullmatch(LOG_NAME, name)
     if not match:
         return None
@@ -7934,7 +8009,8 @@ def hipchat_request(settings: Settings, text: str, color: str) -> NoticeRequest:
     form = {
         "room_id": settings.hipchat.room_id,
         "from": settings.hipchat.sender,
-        # A reason may contain "@all". (The @ of an e-mail address isn't a mention.)
+        # Break mentions: a reason may contain "@all", which would notify everybody in the room.
+        # (The @ in an e-mail address isn't a mention.)
         "message": re.sub(r"(?<!\w)@", "@ ", text),
         "message_format": "text",
         "color": color,
@@ -7965,7 +8041,8 @@ def slack_request(settings: Settings, text: str, color: str) -> NoticeRequest:
 def is_delivered(response: Response | NoResponse) -> bool:
     """Return whether the chat service itself accepted the notice.
 
-    Captive portals return 200 with a page, and Slack's gateways return 200 with {"ok": false}.
+    Captive portals return 200 with a page. Slack's API, and servers that imitate it, report errors
+    as 200 with {"ok": false}.
     """
     if isinstance(response, NoResponse) or not 200 <= response.status < 300:
         return False
@@ -7991,19 +8068,19 @@ class NoticeDelivery:
     def __init__(self, request: NoticeRequest, stop: StopSignal) -> None:
         self.request = request
         self.stop = stop
-        self.deadline = time.monotonic() + NOTICE_TIME
-        self.failure = f"no response within {NOTICE_TIME:.0f} seconds"
+        self.deadline = time.monotonic() + NOTICE_TIMEOUT
+        self.failure = f"no response within {NOTICE_TIMEOUT:.0f} seconds"
         self.is_delivered = False
         self.thread = threading.Thread(target=self.deliver, daemon=True)
         self.thread.start()
 
     def deliver(self) -> None:
         try:
-            self.try_all()
+            self.deliver_with_retries()
         except Exception as error:  # the notice is less important than the run
             self.failure = describe_unexpected(error)
 
-    def try_all(self) -> None:
+    def deliver_with_retries(self) -> None:
         client = HttpClient(
             self.request.url, {"Content-Type": self.request.content_type}
         )
@@ -8043,7 +8120,8 @@ class NoticeDelivery:
     def pause(self, attempt: int, response: Response | NoResponse) -> bool:
         """Wait before the next attempt; return False if there is none.
 
-        After a signal, there is only one attempt, because something is waiting for the process.
+        After a signal, there is only one attempt, because whatever sent it is waiting for the
+        process to exit.
         """
         seconds = NOTICE_PAUSES[attempt - 1]
         if isinstance(response, Response):
@@ -8055,14 +8133,14 @@ class NoticeDelivery:
             time.sleep(min(POLL_INTERVAL, left))
         return not self.stop.signum
 
-    def wait(self, *, is_end: bool) -> bool:
+    def wait(self, *, is_end_notice: bool) -> bool:
         """Wait until the notice is delivered or has failed; return whether it was delivered.
 
-        Unless `is_end`, stop waiting as soon as the run has to stop.
+        Unless `is_end_notice`, stop waiting as soon as the run has to stop.
         """
         while self.thread.is_alive() and time.monotonic() < self.deadline:
             # The start notice isn't worth delaying the end of the run.
-            if self.stop.is_set() and not is_end:
+            if self.stop.is_set() and not is_end_notice:
                 self.failure = "the run stopped before there was a response"
                 break
             self.thread.join(POLL_INTERVAL)
@@ -8073,8 +8151,10 @@ def fit_notice(lines: list[str]) -> str:
     """Return the text of a notice. If it is too long, lines before the last few are omitted."""
     shown = [shorten(redact(line), MAX_NOTICE_LINE) for line in lines]
     # The first line always stays: it says how the run ended.
-    while len("\n".join(shown)) > MAX_NOTICE_LENGTH and len(shown) > NOTICE_END + 1:
-        del shown[-NOTICE_END - 1]
+    while (
+        len("\n".join(shown)) > MAX_NOTICE_LENGTH and len(shown) > NOTICE_TAIL_LINES + 1
+    ):
+        del shown[-NOTICE_TAIL_LINES - 1]
     return shorten("\n".join(shown), MAX_NOTICE_LENGTH)
 
 
@@ -8085,7 +8165,7 @@ def notify(
     stop: StopSignal,
     *,
     services: Iterable[str] = SERVICES,
-    is_end: bool = True,
+    is_end_notice: bool = True,
     stream: TextIO | None = None,
 ) -> bool:
     """Post to Hipchat and Slack if enabled; return whether all succeeded.
@@ -8101,7 +8181,7 @@ def notify(
         deliveries.append(NoticeDelivery(slack_request(settings, text, color), stop))
     all_delivered = True
     for delivery in deliveries:
-        if not delivery.wait(is_end=is_end):
+        if not delivery.wait(is_end_notice=is_end_notice):
             all_delivered = False
             echo(
                 f"export_csv.py: {delivery.request.service} notice failed: {delivery.failure}",
@@ -8127,7 +8207,7 @@ class ProgressState:
     phase: str = "reading"
     done: int = 0  # rows
     total: int = 0  # rows; 0 while it isn't known
-    share: float = 0.0  # of the file, while its rows are not counted
+    share: float = 0.0  # of the file that has been read; used until `total` is known
     not_imported: int = 0
     started: float = field(default_factory=time.monotonic)  # of the phase
     waiting: dict[int, RetryStatus] = field(default_factory=dict)
@@ -8177,17 +8257,18 @@ class ProgressLine:
         self.thread: threading.Thread | None = None
         if self.is_shown:
             ProgressLine.shown = self
-            # os.write() has no buffer and no lock that a blocked terminal could hold up.
+            # Unlike sys.stderr.write(), os.write() has no buffer, and no lock that a blocked write
+            # would keep holding.
             self.descriptor = sys.stderr.fileno()
             self.thread = threading.Thread(target=self.redraw_forever, daemon=True)
             self.thread.start()
 
     def start_sending(self, total: int, waiting: dict[int, RetryStatus]) -> None:
-        # A new object, so that the drawing thread never sees half of the change.
+        # A new object, so that the drawing thread never sees a partial update.
         self.state = ProgressState("sending", total=total, waiting=waiting)
 
     def redraw_forever(self) -> None:
-        # The wait comes first: a run of a few milliseconds doesn't flicker.
+        # Wait first, so that the line doesn't flash up in a run of a few milliseconds.
         while not self.finished.wait(REDRAW_INTERVAL):
             with self.lock:
                 self.announce_stop()
@@ -8196,8 +8277,11 @@ class ProgressLine:
             self.write("")
 
     def announce_stop(self) -> None:
-        """After Ctrl-C, print once what the run is waiting for. (The signal handler can't.)"""
-        # While the file is read, nothing is in flight, so the run stops within a moment.
+        """After Ctrl-C, print once what the run is waiting for.
+
+        The signal handler can't do this: it only sets attributes.
+        """
+        # While the file is being read, nothing is in flight, so the run stops almost at once.
         is_waiting = self.stop.signum == signal.SIGINT and self.state.phase == "sending"
         if not is_waiting or self.has_announced_stop:
             return
@@ -8241,7 +8325,7 @@ class ProgressLine:
 def progress_line_hidden(stream: TextIO | None) -> Iterator[None]:
     """Clear the progress line while something else is printed to the terminal."""
     progress = ProgressLine.shown
-    # Redirected output isn't on the same screen, so the line may stay.
+    # Redirected output doesn't go to the terminal, so the line may stay.
     if progress is None or not is_terminal(stream):
         yield
         return
@@ -8257,7 +8341,8 @@ MAX_CATEGORIES = 10  # of reasons in the summary; the others are counted togethe
 OTHER_REASONS = "other reasons"
 FLUSH_INTERVAL = 1.0  # seconds after which rejected rows are on disk
 MAX_REJECT_NAME = 150  # bytes of the input's name; most file systems allow 255 in all
-# The time of a run after the name of the input, and a number if two runs began in one second.
+# Matches the end of a reject file's name: the time of the run, and a number if two runs began in
+# the same second.
 TIME_AT_END = r"_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(-\d+)?$"
 FORBIDDEN_IN_NAMES = r'[<>:"/\\|?*\x00-\x1f]'  # on Windows
 # A cell that a spreadsheet treats as a formula:
@@ -8273,7 +8358,8 @@ class RowCounts:
     imported: int = 0
     unchanged: int = 0
     not_imported: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)  # for those, by category
+    # The number of rows that were not imported, by category.
+    reasons: Counter[str] = field(default_factory=Counter)
 
     @property
     def processed(self) -> int:
@@ -8289,9 +8375,9 @@ class RowCounts:
 
 
 def reject_name(file: InputFile, folder: Path, started: datetime) -> str:
-    """Return the name of the reject file without its ending, such as users_2026-11-01T09-00-00."""
+    """Return the reject file's name without .csv, such as users_2026-11-01T09-00-00."""
     name = export_name(file.name) or file.name
-    # realpath() because `../not_imported/x.csv` and a linked folder are the same folder.
+    # realpath(), because the same folder may be reached through `..` or a symbolic link.
     if os.path.realpath(Path(file.location).parent) == os.path.realpath(folder):
         # The input is itself a reject file, whose name must not grow with each run.
         name = re.sub(TIME_AT_END, "", name)
@@ -8304,8 +8390,8 @@ def reject_name(file: InputFile, folder: Path, started: datetime) -> str:
 def find_line_ending(raw: bytes, encoding: str) -> bytes:
     """Return the line ending of a row, or b"" if it has none (only the last row of a file).
 
-    The decoded text is searched, because a line ending has other bytes in UTF-16, and because in
-    unicode_escape, it may differ from the bytes that the codec would write.
+    The decoded text is searched, because a line ending consists of different bytes in UTF-16, and
+    because in unicode_escape, its bytes may differ from those that the codec would write.
     """
     text = raw.decode(encoding, "replace")
     for ending in ("\r\n", "\n", "\r"):
@@ -8315,7 +8401,7 @@ def find_line_ending(raw: bytes, encoding: str) -> bytes:
 
 
 class RejectStreams(NamedTuple):
-    """The open files of rejected rows and of their reasons."""
+    """The open files for the rejected rows and for the reasons."""
 
     rows: BinaryIO
     reasons: TextIO
@@ -8335,8 +8421,8 @@ class RejectFile:
     utf-7, which have several encodings of the same character.
 
     Both files are created with the first row, so they are never empty. Rows are on disk within a
-    second after they are added, so kill -9 loses no more than that. If they can't be written,
-    `first_lost_line` is the first row that is only in the input.
+    second of being added, so kill -9 loses at most the last second's rows. If they can't be
+    written, `first_lost_line` is the line of the first row that is only in the input.
     """
 
     def __init__(
@@ -8345,12 +8431,13 @@ class RejectFile:
         self.folder = Path(settings.csv.not_imported_folder).absolute()
         self.name = reject_name(file, self.folder, started)
         self.encoding = table.reader.encoding
-        self.head = table.reader.bom + table.heading_raw
+        self.header = table.reader.bom + table.heading_raw
         self.path: Path | None = None
         self.reasons_path: Path | None = None
         self.streams: RejectStreams | None = None
         self.is_line_open = False  # the last row written has no line ending
-        # Of the rows that were added. They may come out of order if several are in flight at once.
+        # The lowest lines of the rows that were added. Rows may be added out of order if several
+        # are in flight at once.
         self.first_line: int | None = None
         self.first_unflushed_line: int | None = None
         self.first_lost_line: int | None = None
@@ -8358,7 +8445,7 @@ class RejectFile:
         self.flushed_at = 0.0
 
     def add(self, row: Row, user: str = "", reason: str = "") -> None:
-        """Append a row and its reason, if any. Raise RunAborted if that's impossible."""
+        """Append a row and its reason, if any. Raise RunAborted if that fails."""
         if self.first_lost_line:
             # With a gap in the file, it would be unclear which rows are only in the input.
             self.first_lost_line = min(self.first_lost_line, row.line)
@@ -8411,7 +8498,7 @@ class RejectFile:
             rows.close()  # Windows can't remove an open file
             raise
         self.streams = RejectStreams(rows, reasons)
-        rows.write(self.head)
+        rows.write(self.header)
         csv.writer(reasons).writerow(["line", "user", "reason"])
         return self.streams
 
@@ -8493,7 +8580,7 @@ class RejectFile:
             self.give_up(error)
 
     def discard(self) -> None:
-        """Remove both files if no request was sent, because the input still has all rows."""
+        """Remove both files. (No request was sent, so the input still has all rows.)"""
         self.close_quietly()
         self.remove()
         self.path = None
@@ -8509,7 +8596,7 @@ class RejectFile:
             )
         if self.path and self.path.exists():
             lines.append(f"rows not imported: {self.path}")
-            lines.append(f"their reasons: {self.reasons_path}")
+            lines.append(f"reasons: {self.reasons_path}")
         return lines
 
 
@@ -8518,7 +8605,7 @@ def write_reason(stream: TextIO, line: str, user: str, reason: str) -> None:
 
 
 def safe_cell(text: str) -> str:
-    """Escape a text so that no spreadsheet treats it, or a part of it, as a formula."""
+    """Escape text so that no spreadsheet treats it, or part of it, as a formula."""
     return FORMULA_START.sub(r"\1'", redact(text))
 
 
@@ -8544,14 +8631,16 @@ def save_whole_input(file: InputFile, settings: Settings, started: datetime) -> 
 
 #### Sending
 
-# The run stops if something on the way to Intercom rejects this many consecutive users. A firewall
-# that blocks a word in one user's data must not stop a run; one that blocks every user must.
+# The run stops if something between this machine and Intercom rejects this many consecutive users.
+# A firewall that blocks a word in one user's data must not stop a run; one that blocks every user
+# must.
 MAX_BLOCKED_IN_A_ROW = 100
 # If all of the first users are rejected, the settings don't match the workspace. The limit is
-# higher if Intercom has accepted users before: with skip_unchanged, 100 rows that it always rejects
-# would otherwise stop every later run before the changed users after them.
+# higher if Intercom has accepted users before: otherwise, with skip_unchanged, 100 rows that it
+# always rejects would stop every later run before it reached the changed users after them in the
+# file.
 FIRST_USERS = 100
-FIRST_USERS_IF_KNOWN = 1000
+FIRST_USERS_IF_ACCEPTED_BEFORE = 1000
 MIN_USERS_ALL_REJECTED = 5  # for shorter files: fewer may all be rejected by chance
 # Seconds after the grace period until the run stops waiting for a hanging request, because a DNS
 # lookup can't be interrupted.
@@ -8564,7 +8653,7 @@ UNREADABLE_ROWS = "the copy of the input could not be read again"
 
 
 class IdentityIndex:
-    """A set of users in which users are looked up by Intercom's rules.
+    """A set of users that are compared by Intercom's rules.
 
     Two rows are for the same user if they have the same user_id or id, or if they have the same
     e-mail address and at least one of them has no user_id. Users with different user_ids may share
@@ -8595,30 +8684,31 @@ class IdentityIndex:
             change_count(self.emails, address, change)
             if "user_id" not in user:
                 change_count(self.emails_without_user_id, address, change)
-        change_count(self.kinds, identity_kinds(user), change)
+        change_count(self.kinds, identity_fields_of(user), change)
 
-    def has_same(self, user: UserPayload) -> bool:
+    def contains(self, user: UserPayload) -> bool:
         """Return whether the user is in the set."""
         if user.get("user_id") in self.user_ids or user.get("id") in self.ids:
             return True
         if "email" not in user:
             return False
         emails = self.emails
-        # Two rows with a user_id each are compared by that, and never by their addresses.
+        # If both rows have a user_id, only these are compared, never the addresses.
         if "user_id" in user:
             emails = self.emails_without_user_id
         return user["email"].lower() in emails
 
-    def may_have_same(self, user: UserPayload) -> bool:
+    def may_contain(self, user: UserPayload) -> bool:
         """Return whether the user is in the set, or may be.
 
-        It may be if it has no identity field in common with some user in the set. The rows
-        (user_id and e-mail), (user_id), (e-mail) may all be for one user. While the second is in
-        flight, only the first row could show that the third is for the same user.
+        A user may be in the set if it can't be compared with one there, because the two have no
+        identity field in common. For example, three rows with user_id and e-mail, only user_id, and
+        only e-mail may all be for one user. While the second is in flight, only the first row,
+        which may already be done, shows that the third is for the same user.
         """
-        if self.has_same(user):
+        if self.contains(user):
             return True
-        kinds = identity_kinds(user)
+        kinds = identity_fields_of(user)
         return any(kinds.isdisjoint(other_kinds) for other_kinds in self.kinds)
 
 
@@ -8628,7 +8718,7 @@ def change_count(counter: Counter[Any], key: object, change: int) -> None:
         del counter[key]  # a run may see millions of users
 
 
-def identity_kinds(user: UserPayload) -> frozenset[str]:
+def identity_fields_of(user: UserPayload) -> frozenset[str]:
     return frozenset(name for name in IDENTITY_FIELDS if name in user)
 
 
@@ -8642,8 +8732,9 @@ class OutageDetector:
     def __init__(self) -> None:
         # Times are time.monotonic() values.
         self.last_useful_response = -math.inf
-        self.last_first_attempt = -math.inf  # of a user that used up its retries
-        self.last_failure = ""  # its last response
+        # The latest first attempt for any user that used up its retries.
+        self.latest_failed_start = -math.inf
+        self.last_failure = ""  # the last response for the user that failed last
 
     def record_useful_response(self, now: float) -> None:
         """Record that Intercom accepted a user, or rejected one with its error list."""
@@ -8658,12 +8749,12 @@ class OutageDetector:
         meantime.
         """
         # Both start at -inf, so the first failure alone is never an outage.
-        is_outage = self.last_first_attempt > self.last_useful_response
+        is_outage = self.latest_failed_start > self.last_useful_response
         last_responses = description
         if self.last_failure not in ("", description):
             last_responses = f"{self.last_failure}; {description}"
         # With several users in flight, the one that began first may fail last.
-        self.last_first_attempt = max(self.last_first_attempt, first_attempt)
+        self.latest_failed_start = max(self.latest_failed_start, first_attempt)
         self.last_failure = description
         if not is_outage:
             return ""
@@ -8674,17 +8765,17 @@ class OutageDetector:
 
 
 class RejectionDetector:
-    """Detects settings that don't match the workspace, which cause every row to be rejected.
+    """Detects settings that don't match the workspace and so get every row rejected.
 
     It also detects a firewall that rejects one user after another.
     """
 
-    def __init__(self, settings: Settings, *, some_remembered: bool) -> None:
+    def __init__(self, settings: Settings, *, accepted_before: bool) -> None:
         self.settings = settings
-        self.some_remembered = some_remembered
+        self.accepted_before = accepted_before
         self.users = 0
         self.rejected_users = 0  # with a status that may be caused by the settings
-        self.have_intercom_ids = False
+        self.has_id_field = False
         self.last_response = ""
         self.blocked_in_a_row = 0
 
@@ -8696,18 +8787,19 @@ class RejectionDetector:
         if verdict is Verdict.BLOCKED:
             return self.record_blocked(response)
         self.blocked_in_a_row = 0
-        # The responses to a mapping that doesn't suit the workspace. A 409 is about one contact.
+        # Intercom responds with these if the mapping doesn't match the workspace. A 409 is about
+        # one contact.
         statuses = {400, 422}
         if "id" in upload.user:
             statuses.add(404)  # Intercom has no such id; it may be your product's
         if verdict is not Verdict.REJECTED or status_of(response) not in statuses:
             return ""
         self.rejected_users += 1
-        self.have_intercom_ids = "id" in upload.user
+        self.has_id_field = "id" in upload.user
         self.last_response = describe_response(response)
         limit = FIRST_USERS
-        if self.some_remembered:
-            limit = FIRST_USERS_IF_KNOWN
+        if self.accepted_before:
+            limit = FIRST_USERS_IF_ACCEPTED_BEFORE
         if self.rejected_users == self.users == limit:
             return self.explain(f"all of the first {limit:,} users")
         return ""
@@ -8717,14 +8809,15 @@ class RejectionDetector:
         if self.blocked_in_a_row < MAX_BLOCKED_IN_A_ROW:
             return ""
         return (
-            f"something on the way to Intercom rejected {MAX_BLOCKED_IN_A_ROW} consecutive users; "
-            f"check the firewall or proxy ({describe_response(response)})"
+            f"{MAX_BLOCKED_IN_A_ROW} consecutive users were rejected by something "
+            "between this machine and Intercom; check the firewall or proxy "
+            f"({describe_response(response)})"
         )
 
     def reason_at_end(self) -> str:
         """Return why all users of a short file were rejected, or "" if they weren't."""
         # With skip_unchanged, the few users left may be those that Intercom always rejects.
-        if self.some_remembered or self.rejected_users != self.users:
+        if self.accepted_before or self.rejected_users != self.users:
             return ""
         if not MIN_USERS_ALL_REJECTED <= self.users < FIRST_USERS:
             return ""
@@ -8734,7 +8827,7 @@ class RejectionDetector:
         advice = ""
         if not self.settings.uses_contacts:
             advice = USE_CONTACTS
-        if self.have_intercom_ids:
+        if self.has_id_field:
             advice += "; `id` is Intercom's own id: map your ids to user_id"
         return f"Intercom rejected {which}{advice} ({self.last_response})"
 
@@ -8756,7 +8849,8 @@ class WorkerPool:
         self.size = size
         self.started = 0
         self.uploads: queue.SimpleQueue[Upload] = queue.SimpleQueue()
-        # No SimpleQueue, as in run_in_background: the main thread waits here with a timeout.
+        # Not a SimpleQueue, for the same reason as in run_in_background: the main thread waits here
+        # with a timeout.
         self.results: queue.Queue[FinishedUpload] = queue.Queue()
 
     def submit(self, upload: Upload) -> None:
@@ -8817,7 +8911,7 @@ class Sender:
         self.counts = counts
         self.rejects = rejects
         self.progress = progress
-        some_remembered = bool(state and state.remembers_accepted_users())
+        accepted_before = bool(state and state.remembers_accepted_users())
 
         self.rows = table.rows()
         self.is_read = False  # True once the whole file is read
@@ -8835,15 +8929,16 @@ class Sender:
         self.failed_users = IdentityIndex()  # with a row that used up its retries
         self.outages = OutageDetector()
         self.rejections = RejectionDetector(
-            self.settings, some_remembered=some_remembered
+            self.settings, accepted_before=accepted_before
         )
         self.has_sent_user = False
         self.was_cut_short = False  # a user was not retried because the run stopped
 
     def send_all(self) -> None:
         """Send all users. Any error stops the run, but users in flight are finished."""
-        # An exception must not leave this loop: Intercom may accept those in flight, and a user
-        # that is accepted but not counted would be neither in the counts nor in the reject file.
+        # An exception must not escape from this loop: Intercom may accept the users in flight, and
+        # an accepted user that is no longer recorded would be missing from the counts and from the
+        # reject file.
         while not self.is_finished():
             try:
                 self.step()
@@ -8879,15 +8974,15 @@ class Sender:
         upload = self.next_upload
         if upload is None:
             return True  # the row was counted immediately, or there is none
-        if self.in_flight and self.busy_users.may_have_same(upload.user):
+        if self.in_flight and self.busy_users.may_contain(upload.user):
             # If two rows for one user were in flight, they could arrive in any order. Later rows
             # wait too, because keeping all blocked rows would need unlimited memory.
             return False
-        self.admit(upload)
+        self.send_or_skip(upload)
         return True
 
     def read_next(self) -> None:
-        """Read the next row; make it an upload, or count it if it can't be one."""
+        """Read the next row; turn it into an upload, or reject it if it is invalid."""
         row = self.next_row = self.take_row()
         if row is None:
             self.is_read = True
@@ -8921,9 +9016,9 @@ class Sender:
         self.next_row = None
         self.next_upload = None
 
-    def admit(self, upload: Upload) -> None:
+    def send_or_skip(self, upload: Upload) -> None:
         """Send a user, unless it is unchanged, or an earlier row of the same user failed."""
-        if self.failed_users.has_same(upload.user):
+        if self.failed_users.contains(upload.user):
             # The earlier row may be imported later, from the reject file, and would overwrite this
             # one. The same applies to later rows for this user.
             self.failed_users.add(upload.user)
@@ -8931,7 +9026,7 @@ class Sender:
             self.reject(upload.row, RowRejected(EARLIER_ROW_FAILED))
             return
         if self.state:
-            if recall_upload(upload, self.state, self.settings):
+            if load_remembered(upload, self.state, self.settings):
                 self.count_unchanged(upload)
                 return
             self.state.invalidate(upload.user)
@@ -8941,7 +9036,7 @@ class Sender:
         self.busy_users.add(upload.user)
 
     def receive(self) -> None:
-        """Record the next result, if there is one within a moment."""
+        """Record the next result, if one arrives within POLL_INTERVAL."""
         self.log_unchanged()  # the result may be a long time coming
         if time.monotonic() > self.stop.deadline() + ABANDON_AFTER:
             # Their threads are stuck in a call that can't be interrupted, so stop waiting for them.
@@ -8965,7 +9060,7 @@ class Sender:
             return
         self.has_sent_user = True
         try:
-            rejection = self.judge(upload, result)
+            rejection = self.evaluate(upload, result)
         except Exception as error:
             # It is unknown whether Intercom has this user, so the row has to be kept.
             self.stop.request(error)
@@ -8981,7 +9076,7 @@ class Sender:
         if self.state and not rejection:
             self.state.save(upload, result.contact_id)
 
-    def judge(self, upload: Upload, result: UpsertResult) -> RowRejected | None:
+    def evaluate(self, upload: Upload, result: UpsertResult) -> RowRejected | None:
         """Return why a row was not imported, or None if Intercom accepted its user.
 
         Stop the run if every other user would get the same response.
@@ -9005,8 +9100,8 @@ class Sender:
             return Verdict.FATAL
         if result.rejection:
             return Verdict.REJECTED
-        # Once any user was accepted, a 403 without an error list concerns only this row.
-        some_accepted = self.counts.imported > 0 or self.rejections.some_remembered
+        # Once any user has been accepted, a 403 without an error list concerns only this row.
+        some_accepted = self.counts.imported > 0 or self.rejections.accepted_before
         result.context.some_accepted = some_accepted
         return classify(result.response, result.context)
 
@@ -9018,7 +9113,7 @@ class Sender:
         if verdict is Verdict.FATAL:
             return fatal_reason(response, self.settings)
         if verdict is Verdict.RETRY:
-            # Later rows of this user must not be imported before it: see `admit`.
+            # Later rows for this user must not be imported before this one: see `send_or_skip`.
             self.failed_users.add(upload.user)
             description = describe_response(response)
             reason = self.outages.record_failure(result.started, description)
@@ -9065,14 +9160,15 @@ class Sender:
     def is_complete(self) -> bool:
         """Return whether every row was fully processed, even if the run has stopped."""
         if self.next_row is None:
-            # A signal during the last user's requests stops the run before the end of the file.
+            # A signal during the last user's requests stops the run before it notices that there
+            # are no more rows.
             self.next_row = next(self.remaining_rows(), None)
         if self.is_unreadable or self.was_cut_short:
             return False
         return not (self.next_row or self.unreached)
 
     def remaining_rows(self) -> Iterator[Row]:
-        """Yield the rows that were not read yet, up to one that can't be read."""
+        """Yield the rows that haven't been read yet, up to the first unreadable one."""
         try:
             while row := self.take_row():
                 yield row
@@ -9096,7 +9192,8 @@ class Sender:
         # First the rows that were read but not sent, then the rest of the file.
         for row in itertools.chain(rows, self.remaining_rows()):
             try:
-                if row.line < last_counted_line:  # of `unreached`
+                # Only rows of `unreached` can come before a row that was counted.
+                if row.line < last_counted_line:
                     self.reject(row, RowRejected(RUN_STOPPED, reason))
                     continue
                 count += 1
@@ -9152,8 +9249,8 @@ class ImportRun:
     started_at: float = field(default_factory=time.monotonic)
     error_log: Path | None = None
     file: InputFile | None = None
-    report: FileReport | None = None  # from the preflight on
-    counts: RowCounts | None = None  # from the first request for a user on
+    report: FileReport | None = None  # None before the preflight
+    counts: RowCounts | None = None  # None if the run stopped before sending users
     rejects: RejectFile | None = None
     saved_input: Path | None = None  # all data that came through a pipe
     failure: str = ""  # why a run is incomplete even though it processed every row
@@ -9163,8 +9260,8 @@ class ImportRun:
         return bool(self.arguments.quiet)
 
     @property
-    def is_file_chosen(self) -> bool:
-        """Whether the file was named on the command line, and not by [file] or its timestamp."""
+    def is_file_from_command_line(self) -> bool:
+        """Whether the file was named on the command line, not selected by [file]."""
         return bool(self.arguments.filename)
 
     def name(self) -> str:
@@ -9229,7 +9326,7 @@ class Summary:
         # Rows that max_not_imported tolerates leave the notice green.
         return "green"
 
-    def lines_under_quiet(self) -> list[str]:
+    def quiet_lines(self) -> list[str]:
         """Return the lines that are printed even with --quiet, so that cron mails them."""
         if self.reason or self.has_rejected_rows:
             return self.lines
@@ -9238,7 +9335,7 @@ class Summary:
 
 def summarize(run: ImportRun) -> Summary:
     """Summarize the run."""
-    # The reason for stopping is more useful than the number of rows left as a result.
+    # The reason for stopping is more useful than the number of rows not imported because of it.
     reason = run.stop.describe() or run.failure
     counts = run.counts
     if counts and not reason:
@@ -9263,7 +9360,7 @@ def summarize(run: ImportRun) -> Summary:
         summary.omitted_lines = omitted_summary(run.report)
         summary.other_lines = outcome_lines(run, counts)
     if run.saved_input:
-        summary.other_lines.append(f"data from the pipe was saved: {run.saved_input}")
+        summary.other_lines.append(f"data from the pipe saved to: {run.saved_input}")
     # After a complete success, the error log is empty.
     if run.error_log and summary.severity is not SUCCESS:
         summary.other_lines.append(f"details: {run.error_log}")
@@ -9288,7 +9385,7 @@ def too_many_rejected(counts: RowCounts, settings: Settings) -> str:
 
 
 def counts_line(run: ImportRun, counts: RowCounts) -> str:
-    """Return the line that ends every run, in a format that scripts can rely on."""
+    """Return the summary line with the counts, in a format that scripts can rely on."""
     seconds = time.monotonic() - run.started_at
     # Unchanged users need no request, so they don't count toward the rate.
     rate = counts.imported / max(seconds, 0.001)
@@ -9365,7 +9462,7 @@ def print_summary(run: ImportRun, summary: Summary) -> None:
         echo(f"export_csv.py: {prefix}{summary.reason}", sys.stderr, FAILURE.color)
     # cron mails whatever is printed, so a run without problems prints nothing.
     if run.quiet:
-        for line in summary.lines_under_quiet():
+        for line in summary.quiet_lines():
             echo(line, sys.stderr)
         return
     if summary.counts_line:
@@ -9421,8 +9518,8 @@ def config_warnings(settings: Settings, table: CsvTable) -> list[str]:
     return found
 
 
-def number_timestamps(settings: Settings) -> list[str]:
-    """Return notes about timestamps that /users will show as numbers."""
+def numeric_timestamp_notes(settings: Settings) -> list[str]:
+    """Return notes about timestamps that Intercom shows as numbers (/users only)."""
     # API 1.x treats a UNIX timestamp as a date only if the attribute's name ends in _at. On
     # /contacts, attributes have types.
     if settings.uses_contacts:
@@ -9449,14 +9546,14 @@ def print_note(run: ImportRun, text: str) -> None:
 
 
 class WriteCheck(NamedTuple):
-    """A place that the run must be able to write to."""
+    """A folder or file that a run must be able to write to."""
 
-    place: str  # the setting
+    setting: str  # the setting
     folder: Path
     file: Path | None = None
 
 
-def places_to_write(settings: Settings) -> list[WriteCheck]:
+def write_checks(settings: Settings) -> list[WriteCheck]:
     """Return the folders and files that a run writes to.
 
     They are tested first: otherwise, a run that can't save rejected rows or its state would have
@@ -9479,10 +9576,10 @@ def write_problems(settings: Settings) -> list[str]:
     The nearest existing parent has to be a folder that is writable by this account.
     """
     problems = []
-    for check in places_to_write(settings):
+    for check in write_checks(settings):
         problem = write_problem(check)
         if problem:
-            problems.append(f"{check.place}: {problem}")
+            problems.append(f"{check.setting}: {problem}")
     return problems
 
 
@@ -9506,7 +9603,7 @@ def nearest_existing(path: Path) -> Path:
 
 
 def write_problem(check: WriteCheck) -> str:
-    """Return why the file or folder can't be written, or ""."""
+    """Return why the file or folder can't be written to, or "" if it can."""
     try:
         path = nearest_existing(check.file or check.folder)
     except RunAborted as error:
@@ -9520,7 +9617,7 @@ def write_problem(check: WriteCheck) -> str:
         path = path.parent  # SQLite creates files next to it
     if not path.is_dir():
         return f"{path} is not a folder"
-    # Unlike the mode bits, this also considers access lists and read-only file systems.
+    # Unlike the mode bits, this also considers ACLs and read-only file systems.
     if not os.access(path, os.W_OK | os.X_OK):
         return f"the folder {path} is not writable by this account"
     return ""
@@ -9534,7 +9631,7 @@ def import_users(run: ImportRun, progress: ProgressLine) -> None:
     started_line = (
         f"Intercom import started on {host} (config: {run.config.absolute()})"
     )
-    notify(settings, [started_line], "yellow", run.stop, is_end=False)
+    notify(settings, [started_line], "yellow", run.stop, is_end_notice=False)
     if problems := write_problems(settings):
         raise RunAborted("; ".join(problems))
 
@@ -9556,8 +9653,8 @@ def import_users(run: ImportRun, progress: ProgressLine) -> None:
         send_users(run, file, report, client, state, progress)
     finally:
         if state:
-            state.close()  # before the end notice, which may trigger something
-    # An original that has changed may not have been finished when it was copied.
+            state.close()  # before the end notice, which may trigger another program
+    # If the original has changed, the export may not have been finished when it was copied.
     if file.original_changed():
         run.failure = (
             f"{file.location} changed during the run: all rows of the copy were processed, but "
@@ -9575,7 +9672,7 @@ def print_findings(run: ImportRun, report: FileReport) -> None:
     for warning in [*report.warnings, *config_warnings(run.settings, report.table)]:
         warn(run, warning)
     # These are the same in every run, so they are not printed. --check shows them.
-    for note in number_timestamps(run.settings):
+    for note in numeric_timestamp_notes(run.settings):
         log.debug("%s", note)
 
 
@@ -9587,14 +9684,14 @@ def run_preflight(
     def show(rows: int) -> None:
         progress.state.done = rows
         if progress.is_shown:
-            progress.state.share = read_share(file)
+            progress.state.share = fraction_read(file)
 
     preflight = Preflight(file, run.settings, run.stop.is_set, show)
-    return preflight.run(is_chosen=run.is_file_chosen)
+    return preflight.run(is_from_command_line=run.is_file_from_command_line)
 
 
-def read_share(file: InputFile) -> float:
-    """Return the share of the copy that has been read. (Its rows aren't counted yet.)"""
+def fraction_read(file: InputFile) -> float:
+    """Return the fraction of the copy that was read. (Its rows aren't counted yet.)"""
     position = os.lseek(file.copy.fileno(), 0, os.SEEK_CUR)
     return position / max(1, file.size)
 
@@ -9617,7 +9714,7 @@ def prepare_attributes(
         warn(
             run,
             "the token isn't allowed to read the workspace's custom attributes; "
-            "they were not compared",
+            "they were not checked",
         )
         return
     # /contacts rejects attributes that the workspace lacks, so every user would be rejected.
@@ -9642,8 +9739,9 @@ def values_outside_options(
 ) -> list[str]:
     """Return a line per attribute with values that aren't among its options in Intercom.
 
-    They don't stop the run, because it isn't known whether Intercom rejects their users: its API
-    description said so from April 2026 on, but no longer does (Intercom-OpenAPI#457 and #466).
+    Such values don't stop the run, because it isn't known whether Intercom rejects users that have
+    them: from April 2026 on, its API specification said that it does, but it no longer says so
+    (Intercom-OpenAPI#457 and #466).
     """
     if not options:
         return []
@@ -9672,8 +9770,8 @@ def describe_values_outside_options(name: str, occurrences: Occurrences) -> str:
     values = pluralize(occurrences.count, "value")
     example = occurrences.examples[0]
     return (
-        f"{values} of {name} not among its options in Intercom (line {example.line}: "
-        f"'{example.value}'); these users may be rejected"
+        f"{name}: {values} not among the attribute's options in Intercom, such as "
+        f"'{example.value}' in line {example.line}; Intercom may reject these users"
     )
 
 
@@ -9711,8 +9809,9 @@ def send_users(
         counts.reject(UNREADABLE_ROWS, report.rows - counts.processed)
         rejects.first_lost_line = rejects.first_lost_line or sender.last_line_read + 1
     if is_complete:
-        # A signal may have come during the last user's request, or while the files were closed.
-        run.stop.is_over = True
+        # A signal may have come during the last user's request, or while the files were being
+        # closed.
+        run.stop.all_rows_done = True
         if reason := sender.rejections.reason_at_end():
             run.stop.request(reason)
 
@@ -9752,15 +9851,16 @@ def run_import(run: ImportRun) -> int:
 
 #### --dry-run and --check
 
-# Like JSON_ENCODER, but with unescaped letters, because people read the output too.
+# Like JSON_ENCODER, but doesn't escape non-ASCII characters, because people read the output too.
 JSON_UNICODE = json.JSONEncoder(
     separators=(",", ":"), allow_nan=False, ensure_ascii=False
 )
 # Sections that don't affect the file and its columns. An error in one of them, such as a token
 # that is still missing, doesn't keep --check from reading the file.
 SERVICE_SECTIONS = ("[intercom]", "[hipchat]", "[slack]", "[log]")
-REPORT_WIDTH = 100  # characters of a line of --check, if the values allow it
-MIN_CELL_SHOWN = 8  # characters of a value in its table, even if many columns are wide
+REPORT_WIDTH = 100  # characters per line of the table of --check, if possible
+# Characters of a value that the table shows even if many columns are wide.
+MIN_CELL_SHOWN = 8
 
 
 def never_stop() -> bool:
@@ -9771,7 +9871,7 @@ def never_stop() -> bool:
 def dry_run(run: ImportRun) -> int:
     """Print the request bodies, then a summary.
 
-    Raise RunAborted if there is no usable file, or standard output can't be written.
+    Raise RunAborted if there is no usable file, or standard output can't be written to.
 
     The bodies go to standard output and everything else to standard error, so that
     `--dry-run > users.jsonl` writes a file that contains only JSON.
@@ -9781,7 +9881,9 @@ def dry_run(run: ImportRun) -> int:
     settings = run.settings
     # Find, copy and check the file exactly as a run does.
     with contextlib.closing(find_input(settings, never_stop)) as file:
-        report = Preflight(file, settings, never_stop).run(is_chosen=run.is_file_chosen)
+        report = Preflight(file, settings, never_stop).run(
+            is_from_command_line=run.is_file_from_command_line
+        )
         if report.reason:
             raise RunAborted(report.reason)
         state = open_state(settings, write=False)
@@ -9824,13 +9926,13 @@ def print_payloads(
             contact_id = mapped.user.get("id", "")
             if state:
                 upload = Upload(row, mapped.user, contact_id)
-                if recall_upload(upload, state, settings):
+                if load_remembered(upload, state, settings):
                     counts.unchanged += 1
                     continue
                 contact_id = upload.contact_id
             payload = request_payload(mapped.user, settings, contact_id)
             line = JSON_UNICODE.encode(payload)
-            # Half of a surrogate pair (some encodings have them) can also be escaped in JSON.
+            # A lone surrogate (some encodings produce them) is escaped, as JSON allows.
             output.write(line.encode(errors="backslashreplace") + b"\n")
             counts.imported += 1
         # A full disk may be reported only here.
@@ -9845,7 +9947,7 @@ def print_payloads(
 
 
 def dry_run_lines(run: ImportRun, file: InputFile, report: FileReport) -> list[str]:
-    """Return the findings of the preflight, except reasons to stop, and warnings about settings."""
+    """Return config warnings and the preflight's findings, except reasons to stop."""
     lines = []
     if not run.quiet:
         lines += [note for note in (file.note, *report.notes) if note]
@@ -9907,11 +10009,12 @@ def check(run: ImportRun) -> int:
 
 
 def check_permissions(run: ImportRun, report: CheckReport) -> None:
-    """Warn if others may read the secrets in .env or config.ini."""
+    """Warn if other users can read the secrets in .env or config.ini."""
     for path in run.settings.files_with_secrets:
         if is_readable_by_others(path):
             report.warning(
-                f"{path.name}: others may read the secrets in it; run chmod 600 {path}"
+                f"{path.name}: contains secrets, and other users can read it; "
+                f"run chmod 600 {path}"
             )
 
 
@@ -9934,14 +10037,14 @@ def check_file(run: ImportRun, report: CheckReport) -> None:
         report.ok(file.note)
     report.ok(f"{source}: {file.location}, {describe_age(file.age(settings.timezone))}")
     # A file named on the command line may be of any age: it was chosen by hand.
-    if settings.file.max_age_hours == math.inf and not run.is_file_chosen:
+    if settings.file.max_age_hours == math.inf and not run.is_file_from_command_line:
         report.warning(
-            "[file] max_age_hours is blank: if the export stops, last month's file would be "
-            "imported again without warning"
+            "[file] max_age_hours is blank: if exports stop arriving, last month's "
+            "file will be imported again without warning"
         )
     try:
         preflight = Preflight(file, settings, never_stop)
-        run.report = preflight.run(is_chosen=run.is_file_chosen)
+        run.report = preflight.run(is_from_command_line=run.is_file_from_command_line)
     except RunAborted as error:
         report.problem(f"{source}: this file would not be imported: {error}")
         return
@@ -9960,7 +10063,7 @@ def report_file(run: ImportRun, file_report: FileReport, report: CheckReport) ->
         *config_warnings(settings, file_report.table),
     ]
     # In a run, these notes are only in the debug log.
-    warnings_found += number_timestamps(settings)
+    warnings_found += numeric_timestamp_notes(settings)
     warnings_found += file_report.omitted_lines()
     if file_report.repeated_users:
         warnings_found.append(file_report.repeated_users)
@@ -10108,10 +10211,10 @@ def is_wrong_api(response: Response | NoResponse) -> bool:
     # Apps on API 2.x reject every request to /users like this.
     if response.status == 400:
         return is_wrong_version(response)
-    # A gateway that only allows POST responds with the same, but without Intercom's error list.
+    # A gateway that only allows POST returns the same statuses, but without Intercom's error list.
     if response.status in (404, 405):
         return has_error_list(response)
-    # Others, such as 403, may only mean that this token can't read users.
+    # Other statuses, such as 403, may only mean that this token can't read users.
     return response.status == 401
 
 
@@ -10123,7 +10226,7 @@ def report_attributes(
         if settings.uses_contacts and settings.attribute_mappings:
             report.warning(
                 "Intercom: the token isn't allowed to read custom attributes; "
-                "they were not compared"
+                "they were not checked"
             )
         return
     if problem := attributes_problem(attributes):
@@ -10251,7 +10354,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     arguments = parser.parse_args(argv)
-    # This comes from an unset variable in a shell script, and must not mean the newest file.
+    # An empty name usually comes from an unset variable in a shell script, and must not select the
+    # newest file.
     if arguments.filename == "":
         parser.error("filename is empty")
     if arguments.notify and not arguments.check:
@@ -10264,7 +10368,7 @@ class LockResult(Enum):
 
     LOCKED = auto()
     TAKEN = auto()  # by another run
-    UNSUPPORTED = auto()  # the file system has no locks
+    UNSUPPORTED = auto()  # the file system doesn't support locking
 
 
 def try_lock(file: IO[bytes]) -> LockResult:
@@ -10320,7 +10424,7 @@ def run_mode(config: Path, arguments: argparse.Namespace, lock_warning: str) -> 
 
 
 def start_import(run: ImportRun, lock_warning: str) -> int:
-    """Open the logs, and run an import unless the logs or the settings have a problem."""
+    """Open the logs, and run an import unless that fails or settings are invalid."""
     try:
         if not run.problems.affect("log"):
             run.error_log = open_logs(run.settings, run.started)
@@ -10329,7 +10433,7 @@ def start_import(run: ImportRun, lock_warning: str) -> int:
     # cron's mail may go unread, so errors are also posted to the chat services.
     if run.problems:
         return report_config_errors(run)
-    # The logs couldn't be opened, and nothing was sent yet.
+    # The logs couldn't be opened, and nothing has been sent yet.
     if run.stop.is_set():
         return report_outcome(run)
     if lock_warning:
@@ -10345,13 +10449,6 @@ def main(argv: list[str] | None = None) -> int:
     config: Path = arguments.config
     # Logs and reject files contain users' data, so only their owner may read them.
     os.umask(0o077)
-    # These collect what no line of the logs shows. An unchanged row is little more than a log line,
-    # and without them it costs a third less.
-    # https://docs.python.org/3/howto/logging.html#optimization
-    logging._srcfile = None
-    logging.logThreads = False
-    logging.logProcesses = False
-    logging.logMultiprocessing = False
     # Whatever exists by now, most of it modules, lives until the end. The garbage collector would
     # look at all of it again and again while rows are read, which takes a tenth of the time.
     gc.freeze()

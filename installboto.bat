@@ -46,7 +46,7 @@ call :probe
 if %ERRORLEVEL% equ 0 goto make_venv
 if defined WITHOUT_VENV goto no_venv_module
 if defined OLD goto named_old
-echo installboto: PYTHON="%PY%" can't be run; set it to the path of a python.exe of 3.10 or later, or unset it>&2
+echo installboto: PYTHON="%PY%" can't be run; set it to the path of python.exe from Python 3.10 or later, or unset it>&2
 exit /b 1
 
 :named_old
@@ -96,7 +96,7 @@ echo installboto: pip failed (see above); fix it and run this again>&2
 exit /b 1
 
 :not_importable
-echo installboto: pip succeeded, but the packages can't be imported (see %VENV%\install.log); look for target, prefix, root or dry-run in the output of "%VENV_PYTHON% -m pip config list", or else remove .venv, and run this again>&2
+echo installboto: pip succeeded, but the packages can't be imported (see %VENV%\install.log); if "%VENV_PYTHON% -m pip config list" shows target, prefix, root or dry-run, remove that setting, otherwise remove .venv; then run this again>&2
 exit /b 1
 
 :no_requirements

@@ -76,8 +76,8 @@ find_python() {
         fail "$without_venv has no venv module;" \
             "install it (on Debian or Ubuntu: apt install $package) and run this again"
     elif [ -n "$old" ]; then
-        fail "Python 3.10 or later is required, but $old;" \
-            'install a newer one, or select it: PYTHON=/path/to/python3 sh installboto.sh'
+        fail "Python 3.10 or later is required, but $old; install a newer one," \
+            'or select one that is installed: PYTHON=/path/to/python3 sh installboto.sh'
     elif [ -n "${PYTHON:-}" ]; then
         fail "PYTHON=$PYTHON can't be run;" \
             'set it to the path of Python 3.10 or later, or unset it'
@@ -108,8 +108,8 @@ fi
 }
 "$venv_python" -I -c 'import boto3, requests, dotenv' >>"$venv/install.log" 2>&1 ||
     fail "pip succeeded, but the packages can't be imported (see $venv/install.log);" \
-        'look for target, prefix, root or dry-run in the output of' \
-        "'$venv_python -m pip config list', or else remove $venv, and run this again"
+        "if '$venv_python -m pip config list' shows target, prefix, root or dry-run," \
+        "remove that setting, otherwise remove $venv; then run this again"
 
 demo=''
 if [ -f "$here/tests/sandbox.py" ]; then

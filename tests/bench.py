@@ -1,11 +1,12 @@
-"""Compare the speed and memory of export_csv.py with what else one would write.
+"""Compare the speed and memory of export_csv.py with simpler programs for the same job.
 
     .venv/bin/python -m pip install -r tests/bench-requirements.txt
     .venv/bin/python tests/bench.py --plot bench.png
 
-Each line of the table compares two programs that run in turns, A B A B, each in a child process of
-its own, against mock services in yet another process. Figures are medians. Start-up is subtracted:
-a run with few users from a run with many. It needs a POSIX system, and an idle machine.
+Each row of the table compares two programs that run alternately (A B A B), each in its own child
+process, against mock services in another one. The figures are medians. Most exclude start-up: the
+time of a run with few users is subtracted from that of a run with many. The benchmark needs a POSIX
+system and an idle machine.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ WIDE_TYPES = {
 }
 WIDE_HEADINGS = [*HEADINGS[:4], *WIDE_TYPES]
 
-# Of the measurement of Intercom's rate limit
+# For measure_limit; the plot uses LATENCY too
 LATENCY = 0.1  # seconds
 LIMIT = 550  # requests per window
 WINDOW = 2  # seconds
@@ -62,7 +63,7 @@ FEW = 20  # users of the short run that is subtracted
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """The size of each measurement."""
 
     rounds: int
     slow_users: int  # sent one by one, at 20 ms each
@@ -72,7 +73,7 @@ class Sizes:
     unchanged_rows: int
     large_file: int  # rows
     endless_line: int  # bytes
-    waves: int  # requests per user in flight, for the picture
+    waves: int  # users sent per unit of concurrency, for the plot
 
 
 FULL = Sizes(5, 250, 5000, 15, 200_000, 100_000, 1_000_000, 2**30, 30)
@@ -80,15 +81,15 @@ QUICK = Sizes(3, 50, 500, 2, 20_000, 2_000, 20_000, 2**26, 8)
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of the table."""
+class Result:
+    """A row of the results table."""
 
-    figure: str
+    metric: str
     ours: str
-    peer: str
+    baseline: str
     ratio: str
     target: str
-    is_reached: bool
+    meets_target: bool
 
 
 @dataclass(frozen=True)
@@ -101,19 +102,22 @@ class Cost:
 
 
 @dataclass
-class Turns:
-    """The costs of two programs that ran in turns, per user or row."""
+class Timings:
+    """The costs of two programs that ran alternately, per user or row."""
 
     ours: list[float] = field(default_factory=list)
-    peer: list[float] = field(default_factory=list)
+    baseline: list[float] = field(default_factory=list)
 
     def ratio(self) -> float:
-        """Return the median of each round's own ratio: what slows the machine down slows both."""
-        pairs = zip(self.ours, self.peer, strict=True)
-        return median(ours / peer for ours, peer in pairs)
+        """Return the median of the rounds' ratios.
+
+        Within a round, a slowdown of the machine affects both programs.
+        """
+        pairs = zip(self.ours, self.baseline, strict=True)
+        return median(ours / baseline for ours, baseline in pairs)
 
 
-#### What others would write
+#### Baselines
 
 
 def make_users(count: int) -> Iterator[dict[str, Any]]:
@@ -182,13 +186,13 @@ def row_digests(path: str) -> Iterator[tuple[str, bytes]]:
             yield row["user_id"], hashlib.sha256(json.dumps(row).encode()).digest()
 
 
-def open_peer_database(path: str) -> contextlib.closing[sqlite3.Connection]:
-    return contextlib.closing(sqlite3.connect(Path(path).with_name("peer.sqlite3")))
+def open_baseline_database(path: str) -> contextlib.closing[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(Path(path).with_name("baseline.sqlite3")))
 
 
 def save_digests(path: str, _: int) -> None:
-    """Save what `look_up_digests` will look up."""
-    with open_peer_database(path) as database:
+    """Save the digests that `look_up_digests` reads."""
+    with open_baseline_database(path) as database:
         database.execute("CREATE TABLE sent (user TEXT PRIMARY KEY, digest BLOB)")
         database.executemany("INSERT INTO sent VALUES (?, ?)", row_digests(path))
         database.commit()
@@ -196,12 +200,12 @@ def save_digests(path: str, _: int) -> None:
 
 def look_up_digests(path: str, _: int) -> None:
     statement = "SELECT digest FROM sent WHERE user = ?"
-    with open_peer_database(path) as database:
+    with open_baseline_database(path) as database:
         for user, digest in row_digests(path):
             assert database.execute(statement, (user,)).fetchone() == (digest,)
 
 
-PEERS: dict[str, Callable[[str, int], None]] = {
+BASELINES: dict[str, Callable[[str, int], None]] = {
     "http.client": send_with_http_client,
     "requests": send_with_requests,
     "sdk": send_with_sdk,
@@ -217,7 +221,7 @@ PEERS: dict[str, Callable[[str, int], None]] = {
 def start(
     command: list[object], folder: Path, *, quiet: bool = False
 ) -> subprocess.Popen[bytes]:
-    """Start a command, without secrets and proxies of this environment."""
+    """Start a command without the secrets and proxies of this environment."""
     foreign = re.compile(
         r"(INTERCOM|HIPCHAT|SLACK|AWS)_.*|(https?|all)_proxy", re.IGNORECASE
     )
@@ -234,7 +238,7 @@ def start(
 
 
 def wait_for(process: subprocess.Popen[bytes], started: float) -> Cost:
-    """Wait for the end of a process, and return what it cost."""
+    """Wait for a process to end, and return its cost."""
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -243,7 +247,7 @@ def wait_for(process: subprocess.Popen[bytes], started: float) -> Cost:
 
 
 def run(command: list[object], folder: Path, status: int = 0) -> Cost:
-    """Return the cost of a command that has to end with this exit status."""
+    """Run a command, check its exit status, and return its cost."""
     started = time.perf_counter()
     process = start(command, folder, quiet=status != 0)
     cost = wait_for(process, started)
@@ -253,7 +257,7 @@ def run(command: list[object], folder: Path, status: int = 0) -> Cost:
 
 
 def run_to_first_request(folder: Path, name: str, types: dict[str, str]) -> Cost:
-    """Return the cost of an import until its first request arrives; then kill it."""
+    """Run an import until its first request arrives, kill it, and return its cost."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/users"
         command = import_command(folder, url, name, types=types)
@@ -276,7 +280,10 @@ def run_to_first_request(folder: Path, name: str, types: dict[str, str]) -> Cost
 
 @contextlib.contextmanager
 def mock_services(*options: object) -> Iterator[dict[str, Any]]:
-    """Run mock services in a process of their own; yield the URLs, and in the end the counts."""
+    """Run mock services in another process and yield a dictionary with their URLs.
+
+    The counts are added to it when the services stop.
+    """
     command = [
         sys.executable,
         TESTS / "sandbox.py",
@@ -309,7 +316,7 @@ def write_csv(folder: Path, count: int) -> Path:
 
 
 def write_wide_csv(folder: Path, count: int, variant: str = "") -> Path:
-    """Write a file of ten columns, of each type that a column may have, unless it exists.
+    """Write a file with the columns of WIDE_HEADINGS, unless it exists.
 
     Variants: "index" has a first column without a heading, as data frames write it; in "prefix",
     every first cell begins with the heading of its column.
@@ -348,7 +355,10 @@ def import_command(
     types: dict[str, str] = TYPES,
     **keys: object,
 ) -> list[object]:
-    """Return the command of an import: `types` of its attributes, `keys` of [intercom]."""
+    """Write a config.ini and return the command that imports with it.
+
+    `types` are those of the custom attributes, `keys` the other settings of [intercom].
+    """
     config = folder / "config.ini"
     settings = {
         "access_token": TOKEN,
@@ -372,8 +382,8 @@ def import_command(
     return [sys.executable, SCRIPT, "--config", config, *arguments]
 
 
-def peer_command(name: str, url: object, count: int) -> list[object]:
-    return [sys.executable, __file__, "--peer", name, url, count]
+def baseline_command(name: str, url: object, count: int) -> list[object]:
+    return [sys.executable, __file__, "--baseline", name, url, count]
 
 
 def import_cost(
@@ -387,11 +397,11 @@ def import_cost(
         )
 
 
-def peer_cost(
+def baseline_cost(
     folder: Path, name: str, count: int, options: tuple[object, ...] = ()
 ) -> Cost:
     with mock_services(*ATTRIBUTES, *options) as services:
-        return run(peer_command(name, services["url"], count), folder)
+        return run(baseline_command(name, services["url"], count), folder)
 
 
 def dry_run_cost(folder: Path, count: int) -> Cost:
@@ -399,57 +409,60 @@ def dry_run_cost(folder: Path, count: int) -> Cost:
     return run(import_command(folder, UNUSED_URL, name, "--dry-run", "--quiet"), folder)
 
 
-def peer_rows_cost(folder: Path, name: str, count: int) -> Cost:
-    return run(peer_command(name, write_csv(folder, count), 0), folder)
+def baseline_rows_cost(folder: Path, name: str, count: int) -> Cost:
+    return run(baseline_command(name, write_csv(folder, count), 0), folder)
 
 
 def take_turns(
     rounds: int,
     ours: Callable[[int], Cost],
-    peer: Callable[[int], Cost],
+    baseline: Callable[[int], Cost],
     many: int,
-    what: str,
-) -> Turns:
-    """Run both programs in turns; return seconds per user or row. `what` is "wall" or "cpu"."""
-    turns = Turns()
+    cost_field: str,
+) -> Timings:
+    """Run both programs alternately and return their seconds per user or row.
+
+    `what` is "wall" or "cpu".
+    """
+    turns = Timings()
     for _ in range(rounds):
-        for cost, seconds in ((peer, turns.peer), (ours, turns.ours)):
-            short = getattr(cost(FEW), what)
-            long = getattr(cost(many), what)
+        for cost, seconds in ((baseline, turns.baseline), (ours, turns.ours)):
+            short = getattr(cost(FEW), cost_field)
+            long = getattr(cost(many), cost_field)
             seconds.append((long - short) / (many - FEW))
     return turns
 
 
-#### The lines of the table
+#### Measurements
 
 
-def speed_line(figure: str, turns: Turns, unit: str, least: float) -> Line:
-    """Compare speeds: how much of the peer's speed is reached."""
+def speed_line(metric: str, turns: Timings, unit: str, minimum: float) -> Result:
+    """Return a row with the script's speed as a fraction of the baseline's."""
     ratio = 1 / turns.ratio()
-    return Line(
-        figure,
+    return Result(
+        metric,
         unit.format(1 / median(turns.ours)),
-        unit.format(1 / median(turns.peer)),
+        unit.format(1 / median(turns.baseline)),
         f"{ratio:.3f}",
-        f">= {least}",
-        ratio >= least,
+        f">= {minimum}",
+        ratio >= minimum,
     )
 
 
-def measure_one_by_one(folder: Path, sizes: Sizes) -> Iterator[Line]:
+def measure_one_by_one(folder: Path, sizes: Sizes) -> Iterator[Result]:
     latency = ("--latency", 0.02)
     turns = take_turns(
         sizes.rounds,
         partial(import_cost, folder, "users", options=latency),
-        partial(peer_cost, folder, "http.client", options=latency),
+        partial(baseline_cost, folder, "http.client", options=latency),
         sizes.slow_users,
         "wall",
     )
-    figure = "one by one at 20 ms, against a bare http.client loop"
-    yield speed_line(figure, turns, "{:.1f} users/s", 0.95)
+    metric = "one by one at 20 ms, against a bare http.client loop"
+    yield speed_line(metric, turns, "{:.1f} users/s", 0.95)
 
 
-def measure_cpu(folder: Path, sizes: Sizes) -> Iterator[Line]:
+def measure_cpu(folder: Path, sizes: Sizes) -> Iterator[Result]:
     yield cpu_line(
         folder, sizes, "requests", "users", "a requests.Session().post loop", 0.85
     )
@@ -457,28 +470,36 @@ def measure_cpu(folder: Path, sizes: Sizes) -> Iterator[Line]:
 
 
 def cpu_line(
-    folder: Path, sizes: Sizes, peer: str, endpoint: str, description: str, most: float
-) -> Line:
+    folder: Path,
+    sizes: Sizes,
+    baseline: str,
+    endpoint: str,
+    description: str,
+    maximum: float,
+) -> Result:
     turns = take_turns(
         sizes.rounds,
         partial(import_cost, folder, endpoint),
-        partial(peer_cost, folder, peer),
+        partial(baseline_cost, folder, baseline),
         sizes.cpu_users,
         "cpu",
     )
     ratio = turns.ratio()
-    return Line(
+    return Result(
         f"CPU per user, against {description}",
         f"{median(turns.ours) * 1e6:.0f} us",
-        f"{median(turns.peer) * 1e6:.0f} us",
+        f"{median(turns.baseline) * 1e6:.0f} us",
         f"{ratio:.2f}",
-        f"<= {most}",
-        ratio <= most,
+        f"<= {maximum}",
+        ratio <= maximum,
     )
 
 
-def measure_limit(folder: Path, sizes: Sizes) -> Iterator[Line]:
-    """Start with a window of the rate limit, and compare with what the limit allows at most."""
+def measure_limit(folder: Path, sizes: Sizes) -> Iterator[Result]:
+    """Compare the rate with the highest one that the rate limit allows.
+
+    Each run starts at the beginning of a window.
+    """
     count = sizes.windows * LIMIT
     ideal_seconds = (sizes.windows - 1) * WINDOW + LIMIT * LATENCY / CONCURRENCY
     allowed = count / ideal_seconds
@@ -495,7 +516,7 @@ def measure_limit(folder: Path, sizes: Sizes) -> Iterator[Line]:
         too_many += services["responses"].get("429", 0)
     rate = median(rates)
     ratio = rate / allowed
-    yield Line(
+    yield Result(
         f"{CONCURRENCY} in flight at 100 ms, limit {LIMIT} per {WINDOW} s",
         f"{rate:.1f} users/s",
         f"{allowed:.1f} (the limit)",
@@ -503,59 +524,61 @@ def measure_limit(folder: Path, sizes: Sizes) -> Iterator[Line]:
         ">= 0.95",
         ratio >= 0.95,
     )
-    yield Line(
-        "  responses 429 in all these runs", str(too_many), "", "", "0", too_many == 0
+    yield Result(
+        "  429 responses in all these runs", str(too_many), "", "", "0", too_many == 0
     )
 
 
-def measure_preflight(folder: Path, sizes: Sizes) -> Iterator[Line]:
+def measure_preflight(folder: Path, sizes: Sizes) -> Iterator[Result]:
     """Measure copy and preflight: the whole file is read before the first request."""
     for variant, description in (
         ("", "ten columns"),
-        ("index", "a first heading that is blank"),
-        ("prefix", "first cells that begin with their heading"),
+        ("index", "a file whose first heading is blank"),
+        ("prefix", "a file whose first cells begin with their heading"),
     ):
         yield preflight_line(folder, sizes, variant, description)
 
 
-def preflight_line(folder: Path, sizes: Sizes, variant: str, description: str) -> Line:
-    turns = Turns()
+def preflight_line(
+    folder: Path, sizes: Sizes, variant: str, description: str
+) -> Result:
+    turns = Timings()
     types = dict(WIDE_TYPES)
     large = write_wide_csv(folder, sizes.dry_rows, variant)
     small = write_wide_csv(folder, FEW, variant)
     rows = sizes.dry_rows - FEW
     for _ in range(sizes.rounds):
         bare = [
-            run(peer_command("print rows", path, 0), folder).wall
+            run(baseline_command("print rows", path, 0), folder).wall
             for path in (large, small)
         ]
         own = [
             run_to_first_request(folder, path.name, types).wall
             for path in (large, small)
         ]
-        turns.peer.append((bare[0] - bare[1]) / rows)
+        turns.baseline.append((bare[0] - bare[1]) / rows)
         turns.ours.append((own[0] - own[1]) / rows)
-    figure = (
+    metric = (
         f"copy and preflight of {description}, against csv.DictReader and json.dumps"
     )
-    return speed_line(figure, turns, "{:,.0f} rows/s", 0.4)
+    return speed_line(metric, turns, "{:,.0f} rows/s", 0.4)
 
 
-def measure_dry_run(folder: Path, sizes: Sizes) -> Iterator[Line]:
+def measure_dry_run(folder: Path, sizes: Sizes) -> Iterator[Result]:
     turns = take_turns(
         sizes.rounds,
         partial(dry_run_cost, folder),
-        partial(peer_rows_cost, folder, "print rows"),
+        partial(baseline_rows_cost, folder, "print rows"),
         sizes.dry_rows,
         "wall",
     )
-    figure = "dry run, against csv.DictReader and json.dumps"
-    yield speed_line(figure, turns, "{:,.0f} rows/s", 0.3)
+    metric = "dry run, against csv.DictReader and json.dumps"
+    yield speed_line(metric, turns, "{:,.0f} rows/s", 0.3)
 
 
-def measure_unchanged(folder: Path, sizes: Sizes) -> Iterator[Line]:
+def measure_unchanged(folder: Path, sizes: Sizes) -> Iterator[Result]:
     path = write_csv(folder, sizes.unchanged_rows)
-    run(peer_command("save digests", path, 0), folder)
+    run(baseline_command("save digests", path, 0), folder)
     with mock_services() as services:
         url = services["users_url"]
         run(
@@ -573,22 +596,25 @@ def measure_unchanged(folder: Path, sizes: Sizes) -> Iterator[Line]:
         turns = take_turns(
             sizes.rounds,
             import_rows,
-            partial(peer_rows_cost, folder, "look up digests"),
+            partial(baseline_rows_cost, folder, "look up digests"),
             sizes.unchanged_rows,
             "wall",
         )
     if sum(services["responses"].values()) != sizes.unchanged_rows:
         raise SystemExit(f"unchanged users were sent: {services}")
-    figure = "unchanged rows, against csv.DictReader, json.dumps, sha256 and SQLite"
-    yield speed_line(figure, turns, "{:,.0f} rows/s", 0.3)
+    metric = "unchanged rows, against csv.DictReader, json.dumps, sha256 and SQLite"
+    yield speed_line(metric, turns, "{:,.0f} rows/s", 0.3)
 
 
-def measure_memory(folder: Path, sizes: Sizes) -> Iterator[Line]:
-    """The base has 100,000 rows: up to there, the preflight counts repeated users."""
+def measure_memory(folder: Path, sizes: Sizes) -> Iterator[Result]:
+    """Compare peak memory with that of a tenth of the rows.
+
+    With FULL sizes, a tenth is 100,000 rows, up to which the preflight counts repeated users.
+    """
     large = dry_run_cost(folder, sizes.large_file).peak
     small = dry_run_cost(folder, sizes.large_file // 10).peak
     ratio = large / small
-    yield Line(
+    yield Result(
         f"peak memory of {sizes.large_file:,} rows, against a tenth of them",
         f"{large:.1f} MB",
         f"{small:.1f} MB",
@@ -609,7 +635,7 @@ def measure_memory(folder: Path, sizes: Sizes) -> Iterator[Line]:
         command = import_command(folder, UNUSED_URL, path.name, "--dry-run", types={})
         peak = run(command, folder, status=1).peak
         path.unlink()
-        yield Line(
+        yield Result(
             f"peak memory of {description}",
             f"{peak:.1f} MB",
             "",
@@ -638,18 +664,20 @@ def write_long_record(path: Path, sizes: Sizes) -> None:
         file.write(b"user_id,email\n" + b'"1",' * 1_000_000 + b"\n")
 
 
-def measure_start_up(folder: Path, sizes: Sizes) -> Iterator[Line]:
+def measure_start_up(folder: Path, sizes: Sizes) -> Iterator[Result]:
     name = write_csv(folder, FEW).name
-    turns = Turns()
+    turns = Timings()
     for _ in range(3 * sizes.rounds):
         turns.ours.append(run_to_first_request(folder, name, TYPES).wall)
-        turns.peer.append(run([sys.executable, "-c", "import requests"], folder).wall)
-    pairs = zip(turns.ours, turns.peer, strict=True)
-    difference = median(ours - peer for ours, peer in pairs)
-    yield Line(
+        turns.baseline.append(
+            run([sys.executable, "-c", "import requests"], folder).wall
+        )
+    pairs = zip(turns.ours, turns.baseline, strict=True)
+    difference = median(ours - baseline for ours, baseline in pairs)
+    yield Result(
         'start-up to the first request, against -c "import requests"',
         f"{median(turns.ours):.3f} s",
-        f"{median(turns.peer):.3f} s",
+        f"{median(turns.baseline):.3f} s",
         f"+{difference:.3f} s",
         "<= +0.1 s",
         difference <= 0.1,
@@ -704,13 +732,13 @@ def rate_at(folder: Path, sizes: Sizes, concurrency: int) -> float:
     return (many - FEW) / (walls[1] - walls[0])
 
 
-def print_table(lines: list[Line]) -> None:
+def print_table(lines: list[Result]) -> None:
     """Print the table in Markdown."""
-    rows = [["figure", "this script", "baseline", "ratio", "target", ""]]
+    rows = [["metric", "this script", "baseline", "ratio", "target", ""]]
     for line in lines:
-        verdict = "" if line.is_reached else "missed"
+        verdict = "" if line.meets_target else "missed"
         rows.append(
-            [line.figure, line.ours, line.peer, line.ratio, line.target, verdict]
+            [line.metric, line.ours, line.baseline, line.ratio, line.target, verdict]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for number, row in enumerate(rows):
@@ -723,26 +751,31 @@ def print_table(lines: list[Line]) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--quick", action="store_true", help="small sizes, to see that it works"
+        "--quick", action="store_true", help="use small sizes, to check that it works"
     )
     parser.add_argument(
-        "--plot", metavar="FILE.png", type=Path, help="draw a picture as well"
+        "--plot",
+        metavar="FILE.png",
+        type=Path,
+        help="also plot speed against concurrency",
     )
-    parser.add_argument("--only", choices=MEASUREMENTS, help="one of the measurements")
     parser.add_argument(
-        "--peer", nargs=3, metavar=("NAME", "URL", "COUNT"), help=argparse.SUPPRESS
+        "--only", choices=MEASUREMENTS, help="run only this measurement"
+    )
+    parser.add_argument(
+        "--baseline", nargs=3, metavar=("NAME", "URL", "COUNT"), help=argparse.SUPPRESS
     )
     return parser.parse_args()
 
 
 def main() -> int:
     options = parse_arguments()
-    if options.peer:
-        name, url, count = options.peer
-        PEERS[name](url, int(count))
+    if options.baseline:
+        name, url, count = options.baseline
+        BASELINES[name](url, int(count))
         return 0
     sizes = QUICK if options.quick else FULL
-    lines: list[Line] = []
+    lines: list[Result] = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for name, measure in MEASUREMENTS.items():

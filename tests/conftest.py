@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a folder with a config.ini, mock services, the script as a child."""
+"""Fixtures: a project folder, mock services, and the script as a child process."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ PASSED_ENVIRONMENT = (
     "LANG",
     "PYTHONPATH",
 )
-NEW_CONSOLE = (
+CREATE_NO_WINDOW = (
     0x08000000 if sys.platform == "win32" else 0
-)  # a process creation flag of Windows
-# On Windows, Ctrl-C can only be sent to a process from within its own console.
+)  # subprocess.CREATE_NO_WINDOW, which exists only on Windows
+# On Windows, only a process attached to the same console can send Ctrl-C to another.
 SEND_CTRL_C = """
 import ctypes, signal, sys
 kernel = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -100,7 +100,7 @@ class Result(NamedTuple):
 
     @property
     def reject_files(self) -> list[Path]:
-        """The files of rows that were not imported, oldest first."""
+        """The reject files, oldest first."""
         paths = sorted((self.folder / "not_imported").glob("*.csv"))
         return [path for path in paths if not path.stem.endswith("_reasons")]
 
@@ -131,10 +131,11 @@ class Result(NamedTuple):
 
 
 def needs_interpreter(env: Mapping[str, str]) -> bool:
-    """Return whether these variables concern the start of an interpreter."""
+    """Return whether these variables take effect only in a new interpreter."""
     names = {name for name in env if name.startswith("PYTHON")}
     if names == {"PYTHONPATH"}:
-        # A fork can import what replaces a function, but not what replaces a package.
+        # A fork can still import a sitecustomize that replaces functions, but it can't replace a
+        # package that is already imported.
         return not Path(env["PYTHONPATH"], "sitecustomize.py").exists()
     return bool(names)
 
@@ -142,12 +143,12 @@ def needs_interpreter(env: Mapping[str, str]) -> bool:
 class Project:
     """A folder in which export_csv.py is run, with config.ini and CSV files in it.
 
-    The config has [local] folder = exports, the URL and token of the mock's /users, timeout = 0.01
-    and logs on; `configure` changes keys and rewrites it.
+    The config has [local] folder = exports, the mock's /users URL and token, and timeout = 0.01,
+    and logging is enabled; `configure` changes keys and rewrites it.
 
     Most runs are forked from a process that has imported the script, which saves half a second
-    each. `run_from_file` and a `command` of one's own start it as a user does, and so does a
-    variable that only a new interpreter notices.
+    each. After `run_from_file`, with a custom `command`, or with a variable that takes effect only
+    in a new interpreter, it is started as a user would start it.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class Project:
         self.constants = constants
 
     def run_from_file(self) -> None:
-        """Start the script as a user does from now on, in a new interpreter."""
+        """From now on, start the script as a user would, in a new interpreter."""
         self.server = None
 
     @property
@@ -211,7 +212,7 @@ class Project:
         return [sys.executable, SCRIPT]
 
     def enable_notices(self) -> None:
-        """Enable Hipchat and Slack, both at the mock."""
+        """Enable Hipchat and Slack notices, both sent to the mock."""
         self.configure(
             hipchat={
                 "use_hipchat": "true",
@@ -223,10 +224,10 @@ class Project:
         )
 
     def write(self, content: str | bytes, name: str = NAME) -> Path:
-        """Write a file into the folder of exports."""
+        """Write a file to the exports folder."""
         path = self.exports / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        # A file that has just changed may be incomplete, which the script waits to find out.
+        # The script waits if a file has just changed, since it may be incomplete.
         minutes_ago = time.time() - 600
         os.utime(path, (minutes_ago, minutes_ago))
         return path
@@ -260,11 +261,13 @@ class Project:
             )
         else:
             command = [*map(str, self.command or self.script_command), *command]
-            process = subprocess.Popen(command, creationflags=NEW_CONSOLE, **options)
+            process = subprocess.Popen(
+                command, creationflags=CREATE_NO_WINDOW, **options
+            )
         return Child(process, self.folder)
 
     def run(self, *arguments: object, env: Mapping[str, str] | None = None) -> Result:
-        """Run the script with these arguments to its end."""
+        """Run the script with these arguments and wait for it to exit."""
         return self.start(*arguments, env=env).wait()
 
 
@@ -279,7 +282,7 @@ class Child:
         send(self.process, number)
 
     def wait(self, seconds: float = 100) -> Result:
-        """Wait for its end. If it doesn't end in time, kill it and fail the test."""
+        """Wait for the run to end. If it doesn't in time, kill it and fail the test."""
         try:
             out, err = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -351,14 +354,14 @@ def line_of(text: str, *words: object) -> str:
 
 
 def assert_says(text: str, *patterns: str) -> None:
-    """Assert that the text matches each pattern, ignoring case and the name of the usual file."""
+    """Assert that the text, without NAME, matches each pattern, ignoring case."""
     text = text.replace(NAME, "")
     missing = [words for words in patterns if not re.search(words, text, re.IGNORECASE)]
     assert missing == [], text
 
 
 def stop_message(project: Project, result: Result) -> str:
-    """Return the only line of a run that stopped before its first user; nothing was sent."""
+    """Return the only line printed by a run that stopped before sending anything."""
     assert (result.status, project.services.requests) == (1, []), result
     assert "Traceback" not in result.out
     assert "unexpected" not in result.err
@@ -380,14 +383,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def services() -> Iterator[MockServices]:
-    """Start mock services of its own for each test."""
+    """Start separate mock services for each test."""
     with MockServices() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer | None]:
-    """Start the process from which runs are forked, if the system has such a thing."""
+    """Start the process that runs are forked from, on systems that support it."""
     if not is_available():
         yield None
         return

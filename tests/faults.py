@@ -1,7 +1,7 @@
 """Fault injection: what can go wrong between a client and the mock services.
 
-A Fault describes what goes wrong with one request, a FaultPlan says which request gets which
-fault, and a Delivery sends a response the way its fault wants it.
+A Fault describes what goes wrong with one request, a FaultPlan says which request gets which fault,
+and a Delivery sends a response as its fault requires.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Fault:
     reset: bool = False  # reset without a response
     cut: bool = False  # closed after half of the body
     endless: bool = (
-        False  # blanks after the body, forever; one per trickle / 10 seconds
+        False  # spaces after the body, forever; with trickle, one every trickle / 10 s
     )
     early: int | None = (
-        None  # a 1xx response before anything else; status=103 is one alone
+        None  # a 1xx response before the real one; status=103 sends only a 1xx
     )
     chunk: int = 0  # the body in chunks of this many bytes
     twice: bool = False  # the complete response goes out twice
-    twice_after: float = 0.0  # the same, with so many seconds between the two
+    twice_after: float = 0.0  # the same, with this many seconds in between
     close_after: bool = False  # a keep-alive response, then closed at once
     close_silently: bool = (
         False  # a keep-alive response, then closed when the next request comes
@@ -76,12 +76,12 @@ def redirect(location: str, status: int = 302) -> Fault:
 
 
 def rate_limited(seconds: int) -> Fault:
-    """Return a 429 that asks to wait for so many seconds."""
+    """Return a 429 that asks the client to wait for this many seconds."""
     return Fault(status=429, headers={"Retry-After": str(seconds)})
 
 
 def html_page(title: str = "Sign in", status: int = 200) -> Fault:
-    """Return what a captive portal or a proxy answers instead of the service."""
+    """Return the page that a captive portal or proxy sends instead of the service."""
     page = f"<!DOCTYPE html>\n<html><head><title>{title}</title></head><body></body></html>\n"
     return Fault(status=status, body=page.encode())
 
@@ -153,8 +153,8 @@ def encode_chunks(body: bytes, size: int) -> bytes:
 class Delivery:
     """Sends one response, with everything that its fault does to it on the way.
 
-    `on_end` is called with the status, or 0 if there is no response, just before the last byte
-    goes out: a request is over before its client can know that and send the next one.
+    `on_end` is called with the status, or 0 if there is no response, just before the last byte goes
+    out, so that a request has ended before its client can send the next.
     """
 
     connection: Connection
@@ -184,7 +184,10 @@ class Delivery:
         return self._announces_keep_alive() and not fault.close_after
 
     def _send_response(self) -> bool:
-        """Send head and body, at the fault's pace; return False if the client left meanwhile."""
+        """Send the response at the fault's pace.
+
+        Return False if the client disconnects.
+        """
         fault = self.fault
         head = self._encode_head()
         body = self._encode_body()

@@ -1,8 +1,9 @@
 """Runs export_csv.py in processes forked from one that has already imported it.
 
 Importing requests and compiling the script takes half a second of CPU, far more than most runs do,
-and the tests start the script hundreds of times. A fork of a process that has done both starts at
-once. It is a real process all the same, with its own folder, environment, streams and signals.
+and the tests start the script hundreds of times. Forking a process that has done both avoids this:
+the copy starts at once. It is still a real process, with its own folder, environment, streams and
+signals.
 
 Only Linux can do this: see `is_available`. Elsewhere, the tests start the script as a user does.
 """
@@ -33,7 +34,7 @@ def is_available() -> bool:
 
 
 class ForkServer:
-    """The process that has imported the script; it ends with the one that started it."""
+    """The process that has imported the script; it exits when its parent does."""
 
     def __init__(self) -> None:
         # The forked processes are orphaned at once. They have to become children of this process,
@@ -62,8 +63,8 @@ class ForkServer:
 class ForkedPopen(subprocess.Popen[bytes]):
     """A run that is forked from the server instead of being started from its file.
 
-    Popen's documented methods do the rest. What starts the process is no public part of it, but it
-    is the same in all supported versions of Python.
+    Popen's documented methods do the rest. `_execute_child`, which starts the process, isn't
+    public, but it is the same in all supported versions of Python.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ def serve(requests: socket.socket, owner: int) -> None:
             return
         child = os.fork()
         if child == 0:
-            # The grandchild is orphaned by its parent's end, and so becomes the owner's child.
+            # Orphaned when its parent exits, the grandchild becomes the owner's child.
             if os.fork() == 0:
                 run(json.loads(message), streams, requests, owner)
             os._exit(0)
@@ -123,7 +124,7 @@ def serve(requests: socket.socket, owner: int) -> None:
 def run(
     request: dict[str, Any], streams: list[int], requests: socket.socket, owner: int
 ) -> None:
-    """Become a process such as the script's own, and run it."""
+    """Make this process look like a newly started script, and run the script."""
     while os.getppid() != owner:
         time.sleep(0.001)
     for number, stream in enumerate(streams):
@@ -152,7 +153,7 @@ def run(
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that is up to the owner
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner handles Ctrl-C
     run_with_constants.import_script()
     import boto3  # noqa: F401 - for the runs that use S3
 

@@ -1,4 +1,7 @@
-"""Reads a CSV in this process as a run does, for tables of cases too long for child processes."""
+"""Reads CSV files in this process as a run does, for tests with many cases.
+
+Starting a child process for each case would take too long.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ import export_csv
 from export_csv import CellValue, make_converter
 
 UTC = timezone.utc
-# For properties on a busy machine, where nothing that takes long is an error.
-UNHURRIED = settings(
+# For property tests: on a busy machine, being slow is not an error.
+NO_DEADLINE = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2199, 12, 31))
+DATETIMES = st.datetimes(datetime(1971, 1, 1), datetime(2199, 12, 31))
 IDENTITY = {"user_id": "user_id"}
 USER = {**IDENTITY, "email": "email", "name": "name"}
 
@@ -33,18 +36,18 @@ class Reading:
     users: list[dict[str, Any]] = field(default_factory=list)
     rejected: dict[int, str] = field(default_factory=dict)  # reasons by line
     omitted: dict[int, list[str]] = field(default_factory=dict)  # cells by line
-    omitted_text: str = ""  # what is said about them
+    omitted_text: str = ""  # the lines that report them
     warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # not under --quiet
+    notes: list[str] = field(default_factory=list)  # not shown with --quiet
 
     @property
     def is_silent(self) -> bool:
-        """Whether the file is imported as a whole, without a word under --quiet."""
+        """Whether every row is imported and --quiet prints nothing."""
         return not (self.reason or self.rejected or self.omitted_text or self.warnings)
 
 
 def load_settings(**sections: Mapping[str, object]) -> export_csv.Settings:
-    """Return the settings of a config.ini with these sections, which has to be valid."""
+    """Return the settings of a config.ini with these sections; it must be valid."""
     lines = []
     for section, keys in sections.items():
         lines.append(f"[{section}]")
@@ -61,7 +64,10 @@ def load_settings(**sections: Mapping[str, object]) -> export_csv.Settings:
 def read(
     content: str | bytes, name: str = "users.csv", **sections: Mapping[str, object]
 ) -> Reading:
-    """Read a file as a run with this config would; user_id is mapped unless [user] says more."""
+    """Read a file as a run with this config would.
+
+    Only user_id is mapped, unless a `user` section is given.
+    """
     loaded = load_settings(**{"user": IDENTITY, **sections})
     data = content if isinstance(content, bytes) else content.encode()
     with tempfile.TemporaryFile() as copy:
@@ -72,7 +78,7 @@ def read(
         )
         try:
             report = export_csv.Preflight(file, loaded, lambda: False).run(
-                is_chosen=True
+                is_from_command_line=True
             )
         except export_csv.RunAborted as error:
             return Reading(str(error))
@@ -89,7 +95,7 @@ def read_rows(
     settings: export_csv.Settings,
     accepted_width: int,
 ) -> None:
-    """Add what becomes of each row."""
+    """Add the outcome of each row."""
     table = export_csv.open_csv(file, settings)
     table.accepted_width = accepted_width
     for row in table.rows():

@@ -28,7 +28,8 @@ find_python() {
     done
 }
 
-# Creates the virtual environment NAME with PYTHON and installs the packages in these versions.
+# Creates the virtual environment NAME with PYTHON and installs the packages, in the
+# versions of CONSTRAINTS.
 install() { # NAME PYTHON CONSTRAINTS
     environment=$cache/$1/bin/python
     "$environment" -I -m pip --version >/dev/null 2>&1 ||

@@ -126,7 +126,7 @@ class Connection(socketserver.StreamRequestHandler):
             self.server.unregister(self.connection)
 
     def _read_request(self, number: int) -> Request | None:
-        """Return the next request, or None if the client has left or sent something else."""
+        """Return the next request, or None if there is none or it is malformed."""
         words = self.rfile.readline(MAX_LINE).decode("latin-1").split()
         if len(words) != 3:
             return None
@@ -160,7 +160,10 @@ class Connection(socketserver.StreamRequestHandler):
         self.connection.sendall(data)
 
     def wait(self, seconds: float) -> bool:
-        """Wait; return False, and at once, if the client leaves or the server closes."""
+        """Wait this long, and return True.
+
+        Return False early if the client disconnects or the server is stopping.
+        """
         deadline = time.monotonic() + seconds
         while not self.server.closing.is_set():
             remaining = deadline - time.monotonic()
@@ -168,7 +171,7 @@ class Connection(socketserver.StreamRequestHandler):
                 return True
             pause = min(remaining, 0.05)
             if isinstance(self.connection, ssl.SSLSocket):
-                # It can't be peeked into, so a client that leaves is noticed only at the end.
+                # TLS doesn't support MSG_PEEK: a disconnect is noticed only at the end.
                 self.server.closing.wait(pause)
                 continue
             readable, _, _ = select.select([self.connection], [], [], pause)

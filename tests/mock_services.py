@@ -62,7 +62,7 @@ def body_as_user(request: Request, response: Response, user_id: str) -> bytes:
 
 
 def find_invalid_hipchat_field(fields: dict[str, str]) -> str:
-    """Return the name of a missing or invalid field of rooms/message, or a blank."""
+    """Return the name of a missing or invalid field of rooms/message, or ""."""
     if not fields.get("room_id"):
         return "room_id"
     if not re.fullmatch(r"[A-Za-z0-9 _-]{1,15}", fields.get("from", "")):
@@ -86,10 +86,10 @@ class MockServices(MockIntercom, FaultPlan):
     ahead of ours. `attributes` are the workspace's custom attributes with their data types. With
     `record=False`, requests to Intercom aren't kept in `requests`.
 
-    Tests may change any of these later, and add people to `users` and `contacts`: a contact may
-    be archived, or merged_into another one's id. `attribute_details` holds what is special about
-    an attribute, such as {"plan": {"archived": True}}; api_writable and options are the others.
-    An attribute that is only there is a string.
+    Tests may change any of these later, and add people to `users` and `contacts`. A contact may
+    have `archived` set, or the id of another contact in `merged_into`. `attribute_details`
+    overrides properties of an attribute, such as archived, api_writable or options: {"plan":
+    {"archived": True}}. An attribute that is only in `attribute_details` is a string.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class MockServices(MockIntercom, FaultPlan):
         self.responses: Counter[int] = Counter()
         self.max_in_flight = 0
         self._in_flight = 0
-        # Called with each request and its response before that goes out.
+        # Called with each request and its response, before the response is sent.
         self.on_response: Callable[[Request, Response], None] | None = None
 
         self._server = Server(port, tls, self._answer)
@@ -148,7 +148,7 @@ class MockServices(MockIntercom, FaultPlan):
         self.close()
 
     def close(self) -> None:
-        """Stop at once, whatever requests are waiting for."""
+        """Stop immediately, even if requests are still waiting."""
         if not self.closing.is_set():
             self._server.stop()
 
@@ -223,7 +223,7 @@ class MockServices(MockIntercom, FaultPlan):
         )
 
     def _respond(self, request: Request, fault: Fault) -> Response:
-        """Return the service's response, or what the fault makes of it."""
+        """Return the service's response, as changed by the fault."""
         with self.lock:
             response = self._service_response(request, fault.lets_service_act)
         if fault.status is not None:

@@ -4,9 +4,9 @@ python -m pip install -r tests/mutation-requirements.txt -c tests/constraints.tx
 python tests/mutations.py 100 --seed 7
 python tests/mutations.py 20 --only parse_settings,find_newest
 
-Print each change that no test has noticed: either a test is missing, or the change makes no
-difference. Cosmic Ray makes the changes, in a copy of this repository. A change takes from a few
-seconds to as long as all tests, if none of them notices it.
+Print each change that no test detects: either a test is missing, or the change makes no difference.
+Cosmic Ray makes the changes, in a copy of this repository. Testing a change takes a few seconds, or
+as long as the whole test suite if no test detects it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = "export_csv.py"
-TIMEOUT = 600  # seconds; a program that hangs counts as noticed
-OTHER_TESTS = {"tests/test_setup.py", "tests/test_sandbox.py"}  # not of export_csv.py
+TIMEOUT = 600  # seconds; a change that makes the tests hang counts as detected
+# These don't test export_csv.py.
+EXCLUDED_TESTS = {"tests/test_setup.py", "tests/test_sandbox.py"}
 
 # Operators whose changes make no difference: `a | b` is mostly in annotations, and equal short
 # strings are mostly identical.
@@ -39,7 +40,7 @@ IGNORED_OPERATORS = re.compile(
     r"core/(ReplaceBinaryOperator_BitOr_|.*_Eq_Is$|.*_NotEq_IsNot$)"
 )
 
-# The tests most likely to notice a change to each chapter. They run first, to save time.
+# The tests most likely to detect a change to each chapter. They run first to save time.
 LIKELY_TESTS = {
     "Secrets and redaction": "redaction settings logs notices",
     "Intercom fields": "rows contacts settings",
@@ -77,7 +78,7 @@ def find_mutations(database_path: Path) -> list[MutationSpec]:
 def choose_mutations(
     mutations: Iterable[MutationSpec], count: int, seed: int
 ) -> list[MutationSpec]:
-    """Choose `count` places at random, and one of the possible changes to each."""
+    """Choose `count` places at random, and one of the possible changes at each."""
     by_place = defaultdict(list)
     for mutation in mutations:
         by_place[mutation.start_pos].append(mutation)
@@ -105,7 +106,7 @@ def make_test_command(chapter: str) -> str:
     files = [f"tests/test_{name}.py" for name in LIKELY_TESTS.get(chapter, "").split()]
     files = [file for file in files if Path(file).exists()]
     others = {str(path) for path in Path("tests").glob("test_*.py")} - {
-        *OTHER_TESTS,
+        *EXCLUDED_TESTS,
         *files,
     }
     files += sorted(others)
@@ -113,7 +114,7 @@ def make_test_command(chapter: str) -> str:
 
 
 def try_mutations(mutations: list[MutationSpec]) -> None:
-    """Run the tests with each of the changes and print those that no test has noticed."""
+    """Run the tests with each of the changes and print those that no test detects."""
     survivors = 0
     for number, mutation in enumerate(mutations, start=1):
         command = make_test_command(find_chapter(mutation.start_pos[0]))
@@ -122,7 +123,7 @@ def try_mutations(mutations: list[MutationSpec]) -> None:
         if not result.is_killed:
             survivors += 1
             print(f"\n{mutation.definition_name}\n{result.diff}", flush=True)
-    print(f"{len(mutations) - survivors} of {len(mutations)} changes were noticed")
+    print(f"{len(mutations) - survivors} of {len(mutations)} changes were detected")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -131,7 +132,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("count", nargs="?", type=int, default=100, help="default: 100")
     parser.add_argument(
-        "--seed", type=int, default=0, help="another seed makes other changes"
+        "--seed", type=int, default=0, help="a different seed chooses different changes"
     )
     parser.add_argument(
         "--only", metavar="NAME,NAME", help="change only these functions"

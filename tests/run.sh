@@ -16,7 +16,8 @@ printf '== installing\n'
 sh installboto.sh
 python=.venv/bin/python
 unset PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER PIP_DRY_RUN
-# Most modules of the test tools are never imported, so compiling all would be a waste.
+# Most modules of the test tools are never imported, so compiling all of them would be
+# a waste.
 "$python" -I -m pip install -qq --no-compile --disable-pip-version-check \
     -r tests/requirements.txt -c tests/constraints.txt
 
@@ -35,11 +36,13 @@ lint() {
     return "$status"
 }
 
-# mypy takes as long as a fifth of the tests, on one processor.
+# Lint while the tests run: mypy takes about a fifth as long as they do, but uses only
+# one processor.
 mkdir -p tests/.cache
 lint >tests/.cache/lint.log 2>&1 &
 lint=$!
-# Collecting the tests compiles them, which each of pytest's processes would do by itself.
+# Collecting the tests compiles them once. Otherwise, each of pytest's processes would
+# compile them.
 "$python" -m pytest -c tests/pytest.ini --collect-only -qq tests >/dev/null 2>&1 || true
 step 'tests' "$python" -m pytest -c tests/pytest.ini -n 5 "$@" tests
 wait "$lint" || status=1

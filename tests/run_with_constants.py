@@ -1,6 +1,7 @@
 """Runs export_csv.py with other constants: run_with_constants.py '{"NAME": value}' ARGUMENT...
 
-Tests use it to wait out a time limit of minutes within a second. The script itself stays as it is.
+Tests use it to shorten time limits of minutes to less than a second. The script itself is
+unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 
 def import_script() -> None:
-    """Import the script as it would be if it were run by itself."""
+    """Import the script with the same setup as when it is run directly."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     sys.dont_write_bytecode = True  # no __pycache__ next to the script
     warnings.simplefilter("ignore")
@@ -21,7 +22,7 @@ def import_script() -> None:
 
 
 def run(constants: Mapping[str, object]) -> None:
-    """Run the script, with sys.argv and these constants, to the end of the process."""
+    """Run the script with sys.argv and these constants, then exit the process."""
     import export_csv
 
     for name, value in constants.items():

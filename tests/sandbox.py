@@ -104,7 +104,7 @@ def run_demo() -> int:
 def demo_environment() -> dict[str, str]:
     """Return the environment without variables that take precedence over the demo's config.ini.
 
-    Proxies are removed too, because requests to the mocks would also be sent to a proxy.
+    Proxies are removed too; otherwise, even requests to the mocks would use the proxy.
     """
     pattern = re.compile(
         r"(INTERCOM|HIPCHAT|SLACK)_.*|(https?|all)_proxy", re.IGNORECASE
@@ -124,7 +124,7 @@ def count_sample_rows() -> int:
 
 
 def find_failures(services: MockServices, status: int, log_count: int) -> list[str]:
-    """Return everything that is wrong after the demo's import."""
+    """Return a description of each failure of the demo."""
     failures = []
     if status != 0:
         failures.append(f"exit status {status}")
@@ -203,7 +203,7 @@ OVERRIDING_VARIABLES = (
     "HIPCHAT_API_KEY",
     "SLACK_WEBHOOK_URL",
 )
-SETTINGS = """\
+INSTRUCTIONS = """\
 The mocks of Intercom, Slack and Hipchat are running. Nothing that they receive leaves this machine.
 
 To rehearse your own import, copy config.ini to rehearsal.ini. In the copy, edit these keys in
@@ -284,7 +284,7 @@ def start_services(options: argparse.Namespace) -> MockServices:
     return services
 
 
-def serve_people(services: MockServices, introduction: str) -> None:
+def serve_interactively(services: MockServices, introduction: str) -> None:
     """Print which settings to use, then show what arrives, until Ctrl-C or SIGTERM."""
     services.on_response = print_arrival
     # A shell starts background jobs with SIGINT ignored.
@@ -319,7 +319,7 @@ def environment_warnings() -> list[str]:
         "127.0.0.1"
     ):
         warnings.append(
-            "Warning: a proxy is set. Set NO_PROXY=127.0.0.1 for the rehearsal too."
+            "Warning: a proxy is set. Set NO_PROXY=127.0.0.1 for the rehearsal."
         )
     return warnings
 
@@ -368,7 +368,7 @@ def print_safely(*lines: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def serve_programs(services: MockServices) -> None:
+def serve_json(services: MockServices) -> None:
     """Print the URLs as a line of JSON; when stdin closes or on SIGTERM, print the counts too."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     urls = {
@@ -449,7 +449,7 @@ def setting(sections: Sections, section: str, key: str) -> str:
 def rehearsal_settings(
     sections: Sections, services: MockServices, config: Path
 ) -> Sections:
-    """Return the settings of a rehearsal, without secrets or any addresses but the mocks'."""
+    """Return the settings of a rehearsal: no secrets, and only URLs of the mocks."""
     output_folder = Path(REHEARSAL_FOLDER).resolve()
     intercom = [
         ("access_token", services.token),
@@ -462,7 +462,7 @@ def rehearsal_settings(
         intercom[1] = ("user_url", services.contacts_url)
         intercom.append(("create_attributes", "true"))
     replaced: Sections = {
-        # S3 is a real service too.
+        # There is no mock of S3.
         "aws": [("use_aws", "false")],
         "local": [("folder", quoted(find_local_folder(sections, config)))],
         "csv": [("not_imported_folder", quoted(output_folder / "not_imported"))],
@@ -490,7 +490,7 @@ def quoted(path: Path) -> str:
 
 
 def find_local_folder(sections: Sections, config: Path) -> Path:
-    """Return the folder of the CSV files, set relative to the current folder or to the config.
+    """Resolve [local] folder against the current folder, or else the config's folder.
 
     A run resolves it against its current folder. The rehearsal may be started from another one,
     because a .env next to the config file would interfere with it.
@@ -503,7 +503,7 @@ def find_local_folder(sections: Sections, config: Path) -> Path:
 
 
 def find_overriding_variable(env_file: Path) -> str:
-    """Return where a variable that takes precedence over a config file is set, or ""."""
+    """Return "NAME is set in ..." if NAME would override the config file, or ""."""
     for name in OVERRIDING_VARIABLES:
         if os.environ.get(name):
             return f"{name} is set in the environment"
@@ -628,20 +628,20 @@ def parse_arguments() -> argparse.Namespace:
     serve.add_argument(
         "--token",
         default="sandbox-token-0123456789",
-        help="access token that Intercom accepts (default: %(default)s)",
+        help="access token that the mock of Intercom accepts (default: %(default)s)",
     )
     serve.add_argument(
         "--latency",
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="time Intercom takes for each response (default: %(default)s)",
+        help="time the mock of Intercom takes to respond (default: %(default)s)",
     )
     serve.add_argument(
         "--limit",
         type=int,
         metavar="N",
-        help="number of requests per window that Intercom accepts (default: no limit)",
+        help="requests that the mock accepts per window (default: no limit)",
     )
     serve.add_argument(
         "--window",
@@ -655,7 +655,8 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="how far Intercom's clock is ahead of this machine's (default: %(default)s)",
+        help="how far the mock's clock is ahead of this machine's"
+        " (default: %(default)s)",
     )
     serve.add_argument(
         "--attribute",
@@ -687,12 +688,12 @@ def serve(options: argparse.Namespace) -> int:
             sections = check_rehearsal(options.config)
         with start_services(options) as services:
             if options.json:
-                serve_programs(services)
+                serve_json(services)
             elif options.config:
                 write_rehearsal(sections, services, options.config)
-                serve_people(services, describe_rehearsal(sections))
+                serve_interactively(services, describe_rehearsal(sections))
             else:
-                serve_people(services, SETTINGS.format(services=services))
+                serve_interactively(services, INSTRUCTIONS.format(services=services))
     except CannotServe as problem:
         print(problem, file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
-"""Files and answers that fooled other importers, after their public bug reports, and their kin.
+"""Files and responses that other importers got wrong, according to public bug reports.
 
-Beside each kind are honest files that look similar: they have to pass without a word.
+Valid files that look similar are tested too: they must be imported without a warning.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ B = "u2,b@x.eu,Bo\n"
 ADA = "u1 a@x.eu Ada"
 BO = "u2 b@x.eu Bo"
 BOM = "\ufeff"
-OWN = "Customer ID,E-mail address,Full name\n"
-OWN_USER = dict(zip(USER, OWN.strip().split(","), strict=True))
+CUSTOM_HEADINGS = "Customer ID,E-mail address,Full name\n"
+CUSTOM_USER = dict(zip(USER, CUSTOM_HEADINGS.strip().split(","), strict=True))
 SEMICOLON = {"delimiter": ";"}
 TAB = {"delimiter": "tab"}
 Sections = dict[str, dict[str, Any]]
 
 
-def packed(*texts: str) -> bytes:
+def gzipped(*texts: str) -> bytes:
     """Return a .gz with a member for each text."""
     return b"".join(gzip.compress(text.encode()) for text in texts)
 
@@ -44,10 +44,10 @@ def workbook(name: str) -> bytes:
 
 
 class Case(NamedTuple):
-    """A file, and what becomes of it."""
+    """A file and its expected result."""
 
     content: str | bytes
-    users: list[str] | None = None  # as `shown` shows them; None: all rows, as they are
+    users: list[str] | None = None  # as formatted by `shown`; None: not compared
     rejected: list[int] = []  # lines
     omitted: list[str] = []  # cells
     csv: dict[str, Any] = {}
@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
 
 def shown(user: dict[str, Any]) -> str:
-    """Return user_id, email and name, with a - for what is left out, and then the attributes."""
+    """Return user_id, email and name, with - for a missing one, then the attributes."""
     values = [user.get(key, "-") for key in USER]
     values += user.get("custom_attributes", {}).values()
     return unicodedata.normalize("NFC", " ".join(map(str, values)))
@@ -78,7 +78,7 @@ CASES = {
     "space-before-quote": Case('user_id, email, name\nu1, "a@x.eu", "Ada"\n', [ADA]),
     "space-before-comma": Case(H + 'u1,  "a@x.eu" , "Ada, née B" \n', ["u1 a@x.eu Ada, née B"]),
     "space-before-lines": Case(H + 'u1, "a@x.eu", "A ""\nB"""\n', ['u1 a@x.eu A "\nB"']),
-    "space-behind-tab": Case(
+    "space-after-tab": Case(
         'user_id\t "email"\tname\nu1\t "a@x.eu"\t "A\tB"\n', ["u1 a@x.eu A\tB"], csv=TAB
     ),
     # ruby/csv#93
@@ -100,7 +100,7 @@ CASES = {
     "invisible-heading": Case(BOM + "\u200buser_id\u200b, email\xa0,\xadname\n" + A, [ADA]),
     # s3-concat#3
     "repeated-heading": Case(H + A + H + B, BOTH),
-    "repeated-with-mark": Case(BOM + H + A + "\n" + BOM + H + B + BOM + H, BOTH),
+    "repeated-with-bom": Case(BOM + H + A + "\n" + BOM + H + B + BOM + H, BOTH),
     "repeated-in-quotes": Case(H + A + '"user_id", "email","name",\n' + B, BOTH),
     "repeated-in-part": Case(H + A + "user_id,e@x,Bo\n", [ADA, "user_id e@x Bo"]),
     "repeated-utf-16": Case((H + A).encode("utf-16") + (H + B).encode("utf-16"), BOTH,
@@ -118,17 +118,18 @@ CASES = {
                                ["u1 - A"], user={**ID_AND_NAME, "user_id": "User ID"}),
     "repeated-blank-first": Case(",user_id,name\n0,u1,A\n,user_id,name\n1,u2,B\n",
                                  ["u1 - A", "u2 - B"], user=ID_AND_NAME),
-    "multimember-heading": Case(packed(H + A, H + B), BOTH),
-    "multimember-marks": Case(packed(BOM + H + A, BOM + H + B), BOTH),
-    "multimember-anywhere": Case(packed(H[:9], H[9:] + A[:4], A[4:] + B), BOTH),
+    "multimember-heading": Case(gzipped(H + A, H + B), BOTH),
+    "multimember-boms": Case(gzipped(BOM + H + A, BOM + H + B), BOTH),
+    "multimember-anywhere": Case(gzipped(H[:9], H[9:] + A[:4], A[4:] + B), BOTH),
     # pimcore-data-definitions#276
-    "set-but-there": Case(OWN + A, [ADA], csv={"headings": OWN.strip().lower()},
-                          user={key: name.lower() for key, name in OWN_USER.items()}),
-    "set-with-mark": Case(BOM + "CUSTOMER ID, E-Mail Address ,FULL NAME\n" + A, [ADA],
-                          csv={"headings": OWN.strip()}, user=OWN_USER),
-    "set-in-members": Case(packed(OWN + A, OWN + B), BOTH, csv={"headings": OWN.strip()},
-                           user=OWN_USER),
-    "set-and-not-there": Case(A + B, BOTH, csv={"headings": H.strip()}),
+    "set-and-in-file": Case(CUSTOM_HEADINGS + A, [ADA],
+                            csv={"headings": CUSTOM_HEADINGS.strip().lower()},
+                            user={key: name.lower() for key, name in CUSTOM_USER.items()}),
+    "set-with-bom": Case(BOM + "CUSTOMER ID, E-Mail Address ,FULL NAME\n" + A, [ADA],
+                         csv={"headings": CUSTOM_HEADINGS.strip()}, user=CUSTOM_USER),
+    "set-in-members": Case(gzipped(CUSTOM_HEADINGS + A, CUSTOM_HEADINGS + B), BOTH,
+                           csv={"headings": CUSTOM_HEADINGS.strip()}, user=CUSTOM_USER),
+    "set-and-not-in-file": Case(A + B, BOTH, csv={"headings": H.strip()}),
     # SQL Server's bcp
     "bcp-nul": Case("user_id;email;name\nu1;a@x.eu;\0\n\0;b@x.eu;Bo\n",
                     ["u1 a@x.eu -", "- b@x.eu Bo"], csv=SEMICOLON),
@@ -154,7 +155,7 @@ CASES = {
     "nfd-of-the-config": Case("user_id,email,Prénom\n" + A, [ADA],
                               user={**USER, "name": "Pre\u0301nom"}),
     # aws-cli#6765, s3sync#79
-    "gzip-named.csv": Case(packed(H + A), [ADA]),
+    "gzip-named.csv": Case(gzipped(H + A), [ADA]),
     "plain.csv.gz": Case(H + A + B, BOTH),
     # duckdb#8231, ddeboer/data-import#33
     "trailing-comma": Case(H + "u1,a@x.eu,Ada,\nu2,b@x.eu,Bo,\n", BOTH),
@@ -174,10 +175,10 @@ CASES = {
                         ["u1 - - True", "u2 - - False", "u3 - - True", "u4 - -", "u5 - -", "u6 - -",
                          "u7 - - False"],
                         omitted=["VRAI", "Yes."], user=ID, attributes={"o": "o : boolean"}),
-    # what only begins like another kind of file
-    "no-zip": Case("PK,user_id,email,name\n7," + A, [ADA]),
-    "no-json": Case("[id],user_id,email,name\n7," + A, [ADA]),
-    "no-html": Case("<id>,user_id,email,name\n7," + A, [ADA]),
+    # files that only start like another format
+    "not-zip": Case("PK,user_id,email,name\n7," + A, [ADA]),
+    "not-json": Case("[id],user_id,email,name\n7," + A, [ADA]),
+    "not-html": Case("<id>,user_id,email,name\n7," + A, [ADA]),
     # django-admin-csvexport#9, ganttproject#1024
     "thousands-ids": Case(H + 'u998,,\n999,,\n"1,000",c@x.eu,\n"12,345",d@x.eu,\n',
                           ["u998 - -", "999 - -"], [4, 5]),
@@ -257,14 +258,15 @@ CASES = {
         "<b>/srv/export.php</b> on line <b>9</b><br />\n<b>Warning</b>: fputcsv(a, b), line 9\n",
         ["u1 - -"], [3, 4, 5], user=ID,
     ),
-    "dates-ahead": Case("user_id,joined,t\nu1,2026-01-05,2199-01-05\nu2,2199-01-05,2199-01-06\n",
-                        ["u1 - - 7226928000", "u2 - - 7227014400"], omitted=["2199-01-05"],
-                        user={**ID, "signed_up_at": "joined"}, attributes=T),
+    "future-dates": Case(
+        "user_id,joined,t\nu1,2026-01-05,2199-01-05\nu2,2199-01-05,2199-01-06\n",
+        ["u1 - - 7226928000", "u2 - - 7227014400"], omitted=["2199-01-05"],
+        user={**ID, "signed_up_at": "joined"}, attributes=T),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_somebody_meant_is_what_is_sent(name: str) -> None:
+def test_an_unusual_file_is_read_as_intended(name: str) -> None:
     case = CASES[name]
     found = case.read(name)
     assert found.reason == ""
@@ -306,15 +308,15 @@ STOPS: dict[str, tuple[Case, list[str]]] = {
     "xlsx": (Case(workbook("xl/workbook.xml")), ["Excel"]),
     "xlsx.gz": (Case(gzip.compress(workbook("xl/workbook.xml"))), ["Excel"]),
     "xls": (Case(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504)), ["Excel"]),
-    "double": (Case(gzip.compress(packed(H + A))), ["gzip"]),
+    "double": (Case(gzip.compress(gzipped(H + A))), ["gzip"]),
     "zip": (Case(workbook("users.csv")), [r"\bzip\b"]),
     "pdf": (Case("%PDF-1.7\n%âãÏÓ\n1 0 obj <</Type /Catalog>> endobj\n"), ["PDF"]),
     "html": (Case(HTML), ["HTML"]),
     "html-blank": (Case("\r\n\r\n  \n" + BOM + "<html lang=en>\n" + HTML), ["HTML"]),
-    "html.gz": (Case(packed(HTML)), ["HTML"]),
+    "html.gz": (Case(gzipped(HTML)), ["HTML"]),
     "xml": (Case('<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>\n'), ["XML"]),
     "json": (Case('[{"user_id": "u1", "email": "a@x.eu"},\n {"user_id": "u2"}]\n'), ["JSON"]),
-    "utf-16-no-mark": (Case((H + "u1,a@x.eu,Zoë\n").encode("utf-16-le")), ["utf-16"]),
+    "utf-16-no-bom": (Case((H + "u1,a@x.eu,Zoë\n").encode("utf-16-le")), ["utf-16"]),
     # spatie/simple-excel#38
     "sep-line": (Case("sep=;\r\nuser_id;email;name\r\nu1;a@x.eu;Ada\r\n"),
                  [r"\b2\b", "delimiter = ;"]),
@@ -374,7 +376,7 @@ STOPS: dict[str, tuple[Case, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", STOPS)
-def test_what_is_wrong_as_a_whole_stops_the_run_and_is_called_by_its_name(
+def test_a_file_that_is_wrong_as_a_whole_stops_the_run_with_the_cause(
     name: str,
 ) -> None:
     case, words = STOPS[name]
@@ -383,7 +385,7 @@ def test_what_is_wrong_as_a_whole_stops_the_run_and_is_called_by_its_name(
     assert_says(found.reason.removeprefix("users.csv"), *words)
 
 
-def test_the_settings_that_a_stop_names_are_right() -> None:
+def test_the_settings_that_a_message_suggests_work() -> None:
     dates, _ = STOPS["swapped-dates"]
     found = dates._replace(
         user={**ID, "signed_up_at": "joined : timestamp %m/%d/%Y"}
@@ -405,7 +407,7 @@ def test_the_settings_that_a_stop_names_are_right() -> None:
     assert len(comma_dates._replace(user=setting).read().users) == 12
 
 
-def test_a_stop_before_the_first_user_is_told_to_all_and_keeps_nothing(
+def test_a_stop_before_the_first_user_is_reported_everywhere_and_saves_no_rows(
     project: Project,
 ) -> None:
     case, words = STOPS["swapped-dates"]
@@ -421,9 +423,9 @@ def test_a_stop_before_the_first_user_is_told_to_all_and_keeps_nothing(
     assert not (project.folder / "not_imported").exists()
 
 
-#### Honest files
+#### Valid files that look suspicious
 
-HONEST = (
+VALID_CSV = (
     "user_id,email,name,note,joined,renews,visits\n"
     '0b9e6f9a-3c1d-4c57-9d54-0f5a3c1d4c57,ada@x.eu,Nan,"Dear Ada,\nthank you, and see you, soon, '
     'Bo",03/04/2025,1893456000,3\n9e10,bo@x.eu,"Null, Bo","one, two, three, four, five, six\n'
@@ -432,8 +434,8 @@ HONEST = (
     '"user-1,5",o\'di@x.eu,Sum Total Ltd,#1,01/12/2025,1988150400,4\n'
     "#42,ed@x.eu,C#,-,02/02/2025,2019686400,5\ndGVzdA==,flo@x.eu,=),ok,05/06/2025,2051222400,6\n"
 )
-HONEST_CASE = Case(
-    HONEST,
+VALID_CASE = Case(
+    VALID_CSV,
     user={**USER, "signed_up_at": "joined : timestamp %d/%m/%Y"},
     attributes={
         "note": "note",
@@ -444,7 +446,7 @@ HONEST_CASE = Case(
 UNIX = [1793000000 + 86_413 * n for n in range(40)]
 ISO = [f"2026-{n % 12 + 1:02}-{n % 28 + 1:02}T09:00:00Z" for n in range(40)]
 LOOK_ALIKES = {
-    "honest": HONEST_CASE,
+    "valid": VALID_CASE,
     "words": Case(H + "u1,a@x.eu,Null\nu2,,None of us\nna,c@x.eu,Loading\nnan1,d@x.eu,#wow!\n"),
     "labels": Case(H + "Total,a@x.eu,x\nsummer,,y\ntotality,,z\nSum Inc,,w\n"),
     "ids": Case(lines("user_id", "{c}", [
@@ -492,15 +494,15 @@ LOOK_ALIKES = {
 
 
 @pytest.mark.parametrize("name", LOOK_ALIKES)
-def test_an_honest_file_is_imported_without_a_word(name: str) -> None:
+def test_a_valid_file_is_imported_without_a_warning(name: str) -> None:
     found = LOOK_ALIKES[name].read()
     assert found.is_silent, found
     assert found.users
 
 
-def test_quiet_runs_of_honest_files_print_nothing(project: Project) -> None:
-    project.configure(user=HONEST_CASE.user, custom_attributes=HONEST_CASE.attributes)
-    project.write(HONEST)
+def test_a_quiet_run_of_a_valid_file_prints_nothing(project: Project) -> None:
+    project.configure(user=VALID_CASE.user, custom_attributes=VALID_CASE.attributes)
+    project.write(VALID_CSV)
     result = project.run("--quiet")
     assert (result.status, result.out, result.err) == (0, "", "")
     users = sent(project)
@@ -523,29 +525,29 @@ def test_quiet_runs_of_honest_files_print_nothing(project: Project) -> None:
 #### Compression
 
 # parsedmarc#429
-RESTS = {"CRLF": b"\r\n", "text": b"and what else", "byte": b"\x1f"}
+TRAILING_DATA = {"CRLF": b"\r\n", "text": b"and what else", "byte": b"\x1f"}
 
 
-@pytest.mark.parametrize("rest", RESTS.values(), ids=RESTS)
+@pytest.mark.parametrize("rest", TRAILING_DATA.values(), ids=TRAILING_DATA)
 def test_data_after_a_gzip_stream_is_ignored_with_a_warning(rest: bytes) -> None:
-    found = read(packed(H + A, B) + rest, "users.csv.gz", user=USER)
+    found = read(gzipped(H + A, B) + rest, "users.csv.gz", user=USER)
     assert [shown(user) for user in found.users] == BOTH
     assert_says("\n".join(found.warnings), r"users\.csv\.gz", "ignor")
-    # A tape's padding is no news.
-    assert read(packed(H + A, B) + bytes(512), "users.csv.gz", user=USER).is_silent
+    # Zero padding, as on tapes, needs no warning.
+    assert read(gzipped(H + A, B) + bytes(512), "users.csv.gz", user=USER).is_silent
 
 
-def test_a_name_that_hides_the_compression_is_noted() -> None:
-    assert_says("\n".join(read(packed(H + A), "users.csv").notes), "gzip")
+def test_a_file_name_that_does_not_match_the_compression_is_noted() -> None:
+    assert_says("\n".join(read(gzipped(H + A), "users.csv").notes), "gzip")
     assert_says("\n".join(read(H + A, "users.csv.gz").notes), "not compressed")
     assert (
-        read(packed(H + A), "users.csv.gz").notes
+        read(gzipped(H + A), "users.csv.gz").notes
         == read(H + A, "users.csv").notes
         == []
     )
 
 
-#### What a server says instead of Intercom
+#### Unexpected responses
 
 PAGE = b"<html><title>Web filter</title>Access to this site is blocked by policy</html>"
 NOT_A_USER = [
@@ -567,11 +569,11 @@ BLOCKS = [BLOCKED, b"", b'{"error": "forbidden"}']
 
 
 # intercom-ruby#502
-def test_a_response_without_a_user_is_no_acceptance(project: Project) -> None:
-    """It is tried again; then the row is not imported, and never remembered."""
+def test_a_response_without_a_user_does_not_count_as_accepted(project: Project) -> None:
+    """The row is retried, then not imported, and not remembered as sent."""
     project.configure(intercom={"retries": 1, "skip_unchanged": "true"})
     for body in NOT_A_USER:
-        # A user in between is accepted: otherwise Intercom would be down.
+        # A user in between is accepted: otherwise the run would stop for an outage.
         project.services.faults += [Fault(status=200, body=body)] * 2 + [NO_FAULT]
     project.users(2 * len(NOT_A_USER))
     result = project.run()
@@ -611,7 +613,7 @@ def test_a_row_that_a_firewall_blocks_is_not_imported(project: Project) -> None:
 
 
 @pytest.mark.parametrize("body", BLOCKS, ids=repr)
-def test_what_blocks_the_very_first_row_stops_the_run(
+def test_a_block_of_the_very_first_row_stops_the_run(
     project: Project, body: bytes
 ) -> None:
     project.services.faults = [Fault(status=403, body=body)]
@@ -623,7 +625,7 @@ def test_what_blocks_the_very_first_row_stops_the_run(
 
 # intercom-node#58
 @pytest.mark.parametrize("where", ["users_url", "contacts_url"])
-def test_own_ids_under_id_stop_the_run(project: Project, where: str) -> None:
+def test_user_ids_mapped_to_id_stop_the_run(project: Project, where: str) -> None:
     project.configure(intercom={"user_url": getattr(project.services, where)})
     project.write(
         "id,email,name\n" + "".join(f"{n},{n}@x.eu,N\n" for n in range(17, 137))

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from in_process import MOMENTS, UNHURRIED, USER, UTC, convert, read
+from in_process import DATETIMES, NO_DEADLINE, USER, UTC, convert, read
 
 import export_csv
 from export_csv import CellValue, identity_problem, make_converter
@@ -93,7 +93,7 @@ def test_an_integer_is_read(cell: str, value: int) -> None:
 
 
 @pytest.mark.parametrize("cell", NOT_INTEGERS)
-def test_what_is_not_an_integer_is_refused(cell: str) -> None:
+def test_an_invalid_integer_is_rejected(cell: str) -> None:
     assert reason_for(cell, "integer") == "not an integer"
 
 
@@ -103,7 +103,7 @@ def test_a_float_is_read(cell: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("cell", NOT_FLOATS)
-def test_what_is_not_a_float_is_refused(cell: str) -> None:
+def test_an_invalid_float_is_rejected(cell: str) -> None:
     assert reason_for(cell, "float").startswith("not a")
 
 
@@ -138,7 +138,7 @@ def test_booleans_and_their_opposites() -> None:
 @pytest.mark.parametrize(
     "cell", ["1.00", "2", "-1", "10", "ja", "Yes.", "VRAI", "WAHR", "N/A"]
 )
-def test_what_is_not_a_boolean_is_refused(cell: str) -> None:
+def test_an_invalid_boolean_is_rejected(cell: str) -> None:
     expected = "not a boolean (true/false, t/f, yes/no, y/n, on/off, 1/0)"
     assert reason_for(cell, "boolean") == reason_for(cell, "not boolean") == expected
 
@@ -188,7 +188,7 @@ PLACEHOLDER_DATES = [
         "-2208988801",
     ),
 ]
-NO_TIMESTAMPS = {
+NOT_TIMESTAMPS = {
     "20261124": "a date without dashes", "20261124090507": "a date without dashes",
     "24112026": "a date without dashes", "20261124.0": "a date without dashes",
     "46350": "a spreadsheet date serial number",
@@ -225,12 +225,14 @@ def test_a_placeholder_date_is_refused(cell: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("cell", "reason"), NO_TIMESTAMPS.items())
-def test_what_is_not_a_timestamp_is_named(cell: str, reason: str) -> None:
+@pytest.mark.parametrize(("cell", "reason"), NOT_TIMESTAMPS.items())
+def test_the_reason_says_what_an_invalid_timestamp_is_instead(
+    cell: str, reason: str
+) -> None:
     assert reason_for(cell, "timestamp") == reason
 
 
-def test_a_birthday_in_1970_is_one_but_nobody_signed_up_then() -> None:
+def test_1970_01_01_may_be_a_birthday_but_not_an_activity_time() -> None:
     assert convert("1970-01-01", "timestamp") == 0
     assert convert("01/01/1970", "timestamp", "%d/%m/%Y") == 0
     for zone in (UTC, BERLIN):
@@ -290,7 +292,7 @@ def test_dates_in_a_format() -> None:
         assert reason_for(cell, "timestamp", "%m/%d/%Y") == export_csv.PLACEHOLDER_DATE
 
 
-def test_a_format_without_a_year_reads_nothing_and_warns_of_nothing() -> None:
+def test_a_format_without_a_year_matches_nothing_and_emits_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert reason_for("24/11", "timestamp", "%d/%m") == "not in the format %d/%m"
@@ -380,7 +382,7 @@ ERRORS = [
         "#NOME?",
     ),
 ]
-HONEST = [
+VALID_CSV = [
     "#1 Flo",
     "C#",
     "#42",
@@ -397,7 +399,7 @@ HONEST = [
 def test_spreadsheet_errors_are_recognized_in_every_language() -> None:
     assert [cell for cell in ERRORS if not export_csv.is_spreadsheet_error(cell)] == []
     assert [cell for cell in ERRORS if not export_csv.is_placeholder(cell)] == []
-    assert [cell for cell in HONEST if export_csv.is_spreadsheet_error(cell)] == []
+    assert [cell for cell in VALID_CSV if export_csv.is_spreadsheet_error(cell)] == []
 
 
 def test_placeholders() -> None:
@@ -454,20 +456,20 @@ def test_cells_of_a_megabyte_are_not_kept() -> None:
     assert kept < 2**22
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(
     st.integers(-(10**15), 10**15),
     st.sampled_from([" ", "\xa0", "\u202f", "\u2009", "'", ","]),
 )
-def test_grouped_integers_come_back(number: int, group: str) -> None:
+def test_grouped_integers_round_trip(number: int, group: str) -> None:
     text = f"{number:,}".replace(",", group)
     assert convert(text, "integer") == number
     assert convert(f"{text}.0", "float") == float(number)
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(st.decimals(-(10**9), 10**9, places=2), st.sampled_from(".,"))
-def test_amounts_come_back(amount: object, decimal: str) -> None:
+def test_amounts_round_trip(amount: object, decimal: str) -> None:
     text = f"{amount:,.2f}"
     if decimal == ",":
         text = text.translate({ord("."): ",", ord(","): "."})
@@ -480,9 +482,11 @@ def test_amounts_come_back(amount: object, decimal: str) -> None:
         assert convert(cell, "float", decimal=decimal) == value
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(
-    MOMENTS, st.sampled_from(["", "Z", "+05:30", "-0800", " UTC", "+01"]), st.booleans()
+    DATETIMES,
+    st.sampled_from(["", "Z", "+05:30", "-0800", " UTC", "+01"]),
+    st.booleans(),
 )
 def test_iso_8601_agrees_with_datetime(
     moment: datetime, zone: str, has_blank: bool
@@ -496,16 +500,16 @@ def test_iso_8601_agrees_with_datetime(
     assert convert(cell, "timestamp") == int(expected.timestamp() // 1)
 
 
-@UNHURRIED
-@given(MOMENTS)
+@NO_DEADLINE
+@given(DATETIMES)
 def test_local_time_agrees_with_datetime(moment: datetime) -> None:
     expected = int(moment.replace(tzinfo=BERLIN, microsecond=0, fold=0).timestamp())
     assert convert(moment.isoformat(" "), "timestamp", zone=BERLIN) == expected
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(st.text(), st.sampled_from(sorted(export_csv.CELL_TYPES)))
-def test_every_text_is_a_value_or_refused_with_a_reason(
+def test_any_text_is_converted_or_rejected_with_a_reason(
     cell: str, type_name: str
 ) -> None:
     reason = "none"
@@ -632,7 +636,7 @@ ID_PROBLEMS = {
     ],
     "too long": ["x" * 256, "1" * 2**20],
 }
-HONEST_IDS = [
+VALID_IDS = [
     *("17", "00123", "-5", "u1", "user-1", "user-1,5", "9e10", "12E5", "0x1F", "1.2.3", "v1.0"),
     *("1.5", "1,5", "1.001", "1-2-3", "12:30", "123 456 789", "0b9e6f9a-3c1d-4c57-9d54-0f5a3c1d"),
     *("{0b9e6f9a-3c1d-4c57-9d54-0f5a3c1d4c57}", "6720f3a1b2c3d4e5f6071829", "dGVzdA==", "a+b/c="),
@@ -648,7 +652,7 @@ HONEST_IDS = [
     [(category, cell) for category, cells in ID_PROBLEMS.items() for cell in cells],
     ids=lambda text: repr(text[:30]),
 )
-def test_what_a_tool_made_of_an_id_is_no_id(category: str, cell: str) -> None:
+def test_a_mangled_id_is_rejected(category: str, cell: str) -> None:
     problem = identity_problem(cell, ".")
     assert problem is not None
     assert category in problem.category or category in problem.detail
@@ -657,8 +661,8 @@ def test_what_a_tool_made_of_an_id_is_no_id(category: str, cell: str) -> None:
     assert len(str(rejection.value)) < 250
 
 
-def test_an_honest_id_is_kept_as_it_is() -> None:
-    for cell in HONEST_IDS:
+def test_a_valid_id_is_kept_as_is() -> None:
+    for cell in VALID_IDS:
         assert export_csv.check_identity(cell) == cell
         assert identity_problem(cell, ".") is None
 
@@ -684,7 +688,7 @@ def test_a_row_with_a_wrong_id_is_not_imported_although_it_has_an_email(
 LABELS = ["Total", "TOTAL", "grand total", "Grand Total", "Subtotal", "sum", "Sum:"]
 
 
-def test_the_label_of_a_summary_row_is_no_id_unless_the_row_has_an_email() -> None:
+def test_the_label_of_a_summary_row_is_not_an_id_unless_the_row_has_an_email() -> None:
     rows = "".join(f"{label},,7\n" for label in LABELS)
     honest = "Total,ada@x.eu,7\nsum,Ada <a@x.eu>,b@x.eu\nTotal Ltd,,7\nTotality,,7\nsummer,,7\n"
     found = read(f"user_id,email,orders\n{rows}{honest}")
@@ -698,7 +702,7 @@ def test_the_label_of_a_summary_row_is_no_id_unless_the_row_has_an_email() -> No
 
 
 def table(headings: list[str], rows: list[list[str]]) -> str:
-    """Return a CSV with every cell in quotes, also with NULs, which csv.writer refuses in 3.10."""
+    """Return a CSV with quoted cells. Python 3.10's csv.writer would reject NULs."""
     quoted = [
         ['"' + cell.replace('"', '""') + '"' for cell in row]
         for row in [headings, *rows]
@@ -730,7 +734,7 @@ def test_an_empty_cell_leaves_its_field_out() -> None:
     assert found.is_silent
 
 
-def test_a_word_for_empty_means_whole_cells_in_this_case() -> None:
+def test_an_empty_word_matches_only_whole_cells_and_is_case_sensitive() -> None:
     found = read(
         "user_id,name\nu1,NULLER\nu2,null\nNULL,Ada\n", user=USER | {"email": "name"},
         csv={"empty": "NULL"},
@@ -753,16 +757,16 @@ INVISIBLE = [
 ]
 
 
-def test_what_nobody_sees_at_the_ends_of_a_cell_is_stripped() -> None:
+def test_invisible_characters_at_the_ends_of_a_cell_are_stripped() -> None:
     rows = [
-        [f"{mark}u{n}{mark}", f"{mark} Ada{mark}Bo {mark}"]
-        for n, mark in enumerate(INVISIBLE)
+        [f"{character}u{n}{character}", f"{character} Ada{character}Bo {character}"]
+        for n, character in enumerate(INVISIBLE)
     ]
     rows.append([' ="00123" ', '="a ""b"""'])
     found = read(
         table(["user_id", "name"], rows), user={"user_id": "user_id", "name": "name"}
     )
-    names = [f"Ada{mark}Bo".replace("\0", "") for mark in INVISIBLE]
+    names = [f"Ada{character}Bo".replace("\0", "") for character in INVISIBLE]
     assert found.users == [
         *({"user_id": f"u{n}", "name": name} for n, name in enumerate(names)),
         {"user_id": "00123", "name": 'a "b"'},

@@ -30,12 +30,12 @@ import export_csv
 
 Sections = dict[str, dict[str, Any]]
 is_root = os.name == "posix" and os.geteuid() == 0
-not_root = pytest.mark.skipif(is_root, reason="root may write everywhere")
+not_root = pytest.mark.skipif(is_root, reason="root can write anywhere")
 
 
 @pytest.fixture
 def quiet_project(project: Project) -> Project:
-    """A project that --check has nothing to warn of: one valid file, and a config.ini of 0600."""
+    """A project without warnings: one valid file, and a config.ini with mode 0600."""
     project.users(1)
     project.configure(file={"max_age_hours": 900_000})
     project.config.chmod(0o600)
@@ -61,9 +61,10 @@ def requests_of(project: Project) -> list[tuple[str, str, dict[str, str]]]:
 
 
 def snapshot(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Return each file and folder with its size and time; a folder's tells of a temporary file.
+    """Return the size and modification time of each file and folder.
 
-    On Windows, the unnamed copy of the input has a name while it is open, so folders don't count.
+    A folder's time shows whether a temporary file was created in it. On Windows, the unnamed copy
+    of the input has a name while it is open, so folders are left out.
     """
     paths = [folder, *folder.rglob("*")]
     if os.name == "nt":
@@ -82,7 +83,7 @@ def assert_run_stops(project: Project, result: Result) -> None:
 
 
 def test_check_says_that_a_run_would_work(quiet_project: Project) -> None:
-    """On standard output, and without a message to anybody."""
+    """It does so on standard output, and posts no notice."""
     project = quiet_project
     project.enable_notices()
     result = project.run("--check")
@@ -206,7 +207,7 @@ def test_check_says_which_times_intercom_shows_as_numbers(project: Project) -> N
 
 #### What would stop a run
 
-# Changes of valid settings, the exit status, and a pattern for the only line of --quiet.
+# Changes to valid settings, the exit status, and a pattern for --quiet's only line.
 FAILURES: dict[str, tuple[Sections, int, str]] = {
     "settings": (
         {"intercom": {"retries": "many"}},
@@ -246,7 +247,7 @@ FAILURES: dict[str, tuple[Sections, int, str]] = {
 
 @pytest.mark.parametrize("case", FAILURES)
 def test_check_finds_what_stops_a_run(quiet_project: Project, case: str) -> None:
-    """And so does the run, with the same exit status."""
+    """The run stops too, with the same exit status."""
     sections, status, pattern = FAILURES[case]
     project = quiet_project
     project.configure(intercom={"retries": 0})
@@ -261,7 +262,7 @@ def test_check_finds_what_stops_a_run(quiet_project: Project, case: str) -> None
 
 
 def test_check_goes_on_after_a_failure(quiet_project: Project) -> None:
-    """The file can be checked without a token, which is what is missing at first."""
+    """The file can be checked without a token, which a new user doesn't have yet."""
     project = quiet_project
     (project.exports / NAME).unlink()
     project.configure(intercom={"access_token": "another-token"})
@@ -306,7 +307,7 @@ ERROR_LIST = (
 )
 RESPONSES: dict[str, tuple[Fault, Fault, int, str]] = {
     "a portal's page": (html_page(), Fault(), 1, "Intercom: .*Sign in"),
-    "a JSON object of somebody else": (Fault(body=b"{}"), Fault(), 1, "Intercom: "),
+    "a JSON object from elsewhere": (Fault(body=b"{}"), Fault(), 1, "Intercom: "),
     "an outage": (Fault(status=503), Fault(), 1, "Intercom: .*503"),
     "a token without rights": (Fault(status=403), Fault(), 1, "Intercom: .*403"),
     "a token that may not read users": (
@@ -443,7 +444,7 @@ UNWRITABLE: dict[Callable[[Path], Path], str] = {
 
 @posix("needs symbolic links, and the system's own messages")
 @pytest.mark.parametrize("make", UNWRITABLE, ids=lambda make: make.__name__)
-def test_what_is_no_folder_is_found(
+def test_an_unusable_folder_is_reported(
     tmp_path: Path, make: Callable[[Path], Path]
 ) -> None:
     path = make(tmp_path)
@@ -469,7 +470,7 @@ def test_folders_that_can_be_created_are_fine(
 def test_a_folder_of_another_account_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As os.access says: root, which may run these tests, is allowed everything."""
+    """os.access is replaced: the tests may run as root, who can write anywhere."""
 
     def access(path: Path, mode: int) -> bool:
         return path != tmp_path
@@ -537,23 +538,23 @@ def make_another_database(state: Path) -> None:
     database.close()
 
 
-def make_a_text(state: Path) -> None:
+def make_a_text_file(state: Path) -> None:
     state.write_text("not a database, whatever its name says\n" * 20)
 
 
 @pytest.mark.parametrize(
-    "spoil",
-    [damage, make_another_database, make_a_text],
-    ids=lambda spoil: spoil.__name__,
+    "break_state",
+    [damage, make_another_database, make_a_text_file],
+    ids=lambda break_state: break_state.__name__,
 )
-def test_check_finds_a_spoiled_state_file(
-    quiet_project: Project, spoil: Callable[[Path], None]
+def test_check_finds_an_unusable_state_file(
+    quiet_project: Project, break_state: Callable[[Path], None]
 ) -> None:
     project = quiet_project
     project.configure(intercom={"skip_unchanged": "true"})
     assert project.run().status == 0
     state = project.folder / "sent_users.sqlite3"
-    spoil(state)
+    break_state(state)
     project.services.requests.clear()
     content = state.read_bytes()
     result = project.run("--check", "--quiet")
@@ -567,7 +568,7 @@ def test_check_finds_a_spoiled_state_file(
 
 
 @posix("Windows has no such permissions")
-def test_check_warns_of_secrets_that_others_may_read(quiet_project: Project) -> None:
+def test_check_warns_of_secrets_that_others_can_read(quiet_project: Project) -> None:
     project = quiet_project
     project.config.chmod(0o640)
     project.write_env({"INTERCOM_API_KEY": "sk-other"})
@@ -577,7 +578,9 @@ def test_check_warns_of_secrets_that_others_may_read(quiet_project: Project) -> 
     assert len(result.out.splitlines()) == 2
     for name in "config.ini", ".env":
         line_of(
-            result.out, f"{name}: others may read", f"chmod 600 {project.folder / name}"
+            result.out,
+            f"{name}: contains secrets, and other users can read",
+            f"chmod 600 {project.folder / name}",
         )
 
 
@@ -600,7 +603,7 @@ def test_files_without_secrets_may_be_read_by_all(
 
 #### Notices
 
-# The kind of line, what it says of the service, and how many test notices were posted.
+# The kind of line, its text about the service, and how many test notices were posted.
 TEST_NOTICES = {
     "right": ("good", "test notice sent", 1),
     "failing": ("problems", "test notice failed", 3),
@@ -638,7 +641,7 @@ def test_check_notify_posts_to_each_service_in_use(
     assert [notice.service for notice in services.notice_requests] == [service] * tries
 
 
-def test_check_notify_counts_a_notice_that_failed(project: Project) -> None:
+def test_check_notify_fails_if_a_notice_fails(project: Project) -> None:
     project.users(1)
     project.set_constants(NOTICE_PAUSES=[0.01, 0.01])
     project.enable_notices()
@@ -653,7 +656,7 @@ def test_check_notify_counts_a_notice_that_failed(project: Project) -> None:
 
 
 def test_check_writes_no_file_and_sends_no_user(project: Project) -> None:
-    """Whatever is set, and with the state of an earlier run."""
+    """This holds with these settings, and with the state of an earlier run."""
     project.configure(
         **MAPPED,
         intercom={"skip_unchanged": "true", "concurrency": 8},

@@ -1,4 +1,4 @@
-"""The evidence that all cells of a column give together: what stops a run, and what must not."""
+"""Evidence from all cells of a column together: what stops a run, and what must not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from in_process import MOMENTS, UNHURRIED, UTC, convert
+from in_process import DATETIMES, NO_DEADLINE, UTC, convert
 
 import export_csv
 from export_csv import ColumnEvidence, FieldMapping, column_evidence, make_converter
@@ -27,7 +27,7 @@ class Judgement:
 
 
 def mapping_for(configured: str, name: str = "x_at") -> FieldMapping:
-    """Return what `name = The cell : configured` means, without its converter."""
+    """Return the mapping for `name = The cell : configured`, with a dummy converter."""
     type_name, _, date_format = configured.partition(" ")
     if configured == "not boolean":
         type_name, date_format = configured, ""
@@ -41,7 +41,7 @@ def evidence_for(
     return column_evidence(mapping_for(configured, name), decimal, UTC)
 
 
-def judge(
+def evaluate(
     configured: str, cells: Iterable[str], name: str = "x_at", decimal: str = "."
 ) -> Judgement:
     """Feed a column's cells to its evidence, as the preflight does."""
@@ -125,8 +125,9 @@ STOPS: dict[str, tuple[str, list[str], list[str]]] = {
         ["01-10-1983", "line 2", "9/13/88", "line 14", "spreadsheet", "export"],
     ),
 }  # fmt: skip
-# The first rows, of two digits each, are of both kinds; what follows shows that zeros matter.
-LATE_HALF_SWAPPED = ["25/10/1983", "10/11/1983"]
+# These first rows contain both kinds of dates, and don't show whether the notation has leading
+# zeros. Only the rows after them do.
+MIXED_START = ["25/10/1983", "10/11/1983"]
 HALF_SWAPPED = [
     text
     for month in range(1, 13)
@@ -135,7 +136,7 @@ HALF_SWAPPED = [
 
 
 STOPS["half swapped, after a mixed start"] = (
-    "timestamp %d/%m/%Y", [*LATE_HALF_SWAPPED, *HALF_SWAPPED], ["1/7/1983", "13/09/1983"],
+    "timestamp %d/%m/%Y", [*MIXED_START, *HALF_SWAPPED], ["1/7/1983", "13/09/1983"],
 )  # fmt: skip
 STOPS["half swapped, the same dates again"] = (
     "timestamp %m-%d-%Y", ["07-10-1983", "08-10-1983", "9/19/88", "9/20/88"] * 5,
@@ -147,10 +148,10 @@ STOPS["year first with two digits"] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("what", STOPS)
-def test_a_column_that_would_be_sent_wrong_stops_the_run(what: str) -> None:
-    configured, cells, words = STOPS[what]
-    reason = judge(configured, cells).reason
+@pytest.mark.parametrize("case", STOPS)
+def test_a_column_that_would_be_misread_stops_the_run(case: str) -> None:
+    configured, cells, words = STOPS[case]
+    reason = evaluate(configured, cells).reason
     for word in words:
         assert word in reason
     assert len(reason.splitlines()) == 1
@@ -162,7 +163,7 @@ def test_a_column_that_would_be_sent_wrong_stops_the_run(what: str) -> None:
 def test_no_format_is_suggested_for_dates_that_a_spreadsheet_has_half_swapped(
     configured: str,
 ) -> None:
-    reason = judge(configured, HALF_SWAPPED).reason
+    reason = evaluate(configured, HALF_SWAPPED).reason
     assert "export the file again" in reason
     assert "set " not in reason
 
@@ -202,7 +203,7 @@ NOTATIONS = {
 def test_a_column_without_a_valid_date_stops_the_run_with_the_format_to_set(
     cell: str, date_format: str
 ) -> None:
-    reason = judge("timestamp", [cell] * 10).reason
+    reason = evaluate("timestamp", [cell] * 10).reason
     assert f"(line 2: '{export_csv.Example(2, cell)}' is " in reason
     assert reason.endswith(f"; set x_at = The cell : timestamp {date_format}")
     convert(cell, "timestamp", date_format)
@@ -233,20 +234,20 @@ NONE_VALID = {
 }
 
 
-@pytest.mark.parametrize("what", NONE_VALID)
-def test_ten_values_of_which_none_is_valid_stop_the_run(what: str) -> None:
-    configured, cells, words = NONE_VALID[what]
+@pytest.mark.parametrize("case", NONE_VALID)
+def test_ten_values_none_of_which_is_valid_stop_the_run(case: str) -> None:
+    configured, cells, words = NONE_VALID[case]
     count = 10
-    if what == "junk too":
+    if case == "junk too":
         count = 30
     taken = [cells[number % len(cells)] for number in range(count)]
-    reason = judge(configured, taken).reason
+    reason = evaluate(configured, taken).reason
     for word in words:
         assert word in reason
     assert reason.count(" : timestamp %") <= len(words)
 
 
-HONEST_COLUMNS: dict[str, tuple[str, list[str]]] = {
+ACCEPTED_COLUMNS: dict[str, tuple[str, list[str]]] = {
     "days of early January": ("timestamp %d/%m/%Y", JANUARY),
     "with placeholders": ("timestamp %d/%m/%Y", [*JANUARY, "00/00/0000", "n/a", "0000-00-00", "-"]),
     "29 February of short years": (
@@ -255,7 +256,7 @@ HONEST_COLUMNS: dict[str, tuple[str, list[str]]] = {
     "30 February of hours": ("timestamp %Y%m%d%H", [*days("%Y%m%d08", step=1), "2026023008"]),
     "30 February of packed dates": ("timestamp %y%m%d", [*days("%y%m%d"), "260230"]),
     "short years first": ("timestamp %y-%m-%d", ["26-02-03", "26-02-30", "26-03-04"]),
-    "with a typing error": ("timestamp %d/%m/%Y", [*JANUARY, "soon", "31/02/2025"]),
+    "with a typo": ("timestamp %d/%m/%Y", [*JANUARY, "soon", "31/02/2025"]),
     "proven order": ("timestamp %d/%m/%Y", ["25/12/2025", *JANUARY, "01/14/2025"]),
     "nine words": ("timestamp", ["soon"] * 9),
     "ten placeholders": ("timestamp", ["0000-00-00", "n/a", "#N/A", "NULL", "1899-12-30"] * 4),
@@ -287,11 +288,11 @@ HONEST_COLUMNS: dict[str, tuple[str, list[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", HONEST_COLUMNS)
-def test_an_honest_column_stops_no_run(what: str) -> None:
-    configured, cells = HONEST_COLUMNS[what]
-    assert judge(configured, cells).reason == ""
-    assert judge(configured, cells[::-1]).reason == ""
+@pytest.mark.parametrize("case", ACCEPTED_COLUMNS)
+def test_an_accepted_column_does_not_stop_the_run(case: str) -> None:
+    configured, cells = ACCEPTED_COLUMNS[case]
+    assert evaluate(configured, cells).reason == ""
+    assert evaluate(configured, cells[::-1]).reason == ""
 
 
 SETTLED = {
@@ -307,23 +308,23 @@ SETTLED = {
 }
 
 
-@pytest.mark.parametrize("what", SETTLED)
-def test_an_honest_column_is_settled_soon(what: str) -> None:
-    configured, cells = SETTLED[what]
-    found = judge(configured, cells)
+@pytest.mark.parametrize("case", SETTLED)
+def test_a_valid_column_is_settled_early(case: str) -> None:
+    configured, cells = SETTLED[case]
+    found = evaluate(configured, cells)
     assert found.is_settled
     limit = 10
-    if what.startswith("plain"):
+    if case.startswith("plain"):
         limit = export_csv.ENOUGH_VALID + 1
     assert found.cells_read <= limit
     assert not found.reason
     assert not found.hint
 
 
-def test_of_a_thousand_times_only_the_days_are_compared(
+def test_each_day_of_a_thousand_timestamps_is_compared_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A column of days up to 12 is never settled, and a million times must not be slow."""
+    """Days up to 12 never settle a column, so a million timestamps must not be slow."""
     compared: list[str] = []
 
     def read(self: object, cell: str, reason: str = "") -> dict[str, int]:
@@ -339,28 +340,31 @@ def test_of_a_thousand_times_only_the_days_are_compared(
 
 
 def test_the_warning_about_omitted_values_names_the_format_that_fits_them() -> None:
-    found = judge(
+    found = evaluate(
         "timestamp", ["2026-11-24", *days("%d.%m.%Y", 20), "n/a", "0000-00-00"]
     )
     assert (found.reason, found.hint) == ("", "x_at = The cell : timestamp %d.%m.%Y")
-    found = judge("integer", ["5", "2.5", "3.5", "4.5"])
+    found = evaluate("integer", ["5", "2.5", "3.5", "4.5"])
     assert (found.reason, found.hint) == ("", "x_at = The cell : float")
     late = [*["2026-11-24", "2026-11-05"] * 8, *days("%d.%m.%Y", 20)]
-    assert judge("timestamp", late).hint == "x_at = The cell : timestamp %d.%m.%Y"
+    assert evaluate("timestamp", late).hint == "x_at = The cell : timestamp %d.%m.%Y"
     late[:0] = ["2026-11-24", "2026-11-05"] * 8
-    assert judge("timestamp", late).hint == ""
-    assert judge("timestamp", ["2026-11-24", *["soon"] * 20]).hint == ""
-    assert judge("timestamp", ["2026-11-24", *["soon"] * 20, "31/12/2025"]).hint == ""
+    assert evaluate("timestamp", late).hint == ""
+    assert evaluate("timestamp", ["2026-11-24", *["soon"] * 20]).hint == ""
     assert (
-        judge("timestamp", ["2026-11-24", *["31/12/2025", "12/31/2025"] * 9]).hint == ""
+        evaluate("timestamp", ["2026-11-24", *["soon"] * 20, "31/12/2025"]).hint == ""
+    )
+    assert (
+        evaluate("timestamp", ["2026-11-24", *["31/12/2025", "12/31/2025"] * 9]).hint
+        == ""
     )
 
 
 FORMATS = sorted(set(NOTATIONS.values()))
 
 
-@UNHURRIED
-@given(st.sampled_from(FORMATS), st.lists(MOMENTS, min_size=10, max_size=30))
+@NO_DEADLINE
+@given(st.sampled_from(FORMATS), st.lists(DATETIMES, min_size=10, max_size=30))
 def test_dates_in_a_known_format_are_read_back_by_the_suggestion(
     date_format: str, moments: list[datetime]
 ) -> None:
@@ -368,7 +372,7 @@ def test_dates_in_a_known_format_are_read_back_by_the_suggestion(
         moment.replace(tzinfo=UTC, year=moment.year % 60 + 2000) for moment in moments
     ]
     cells = [moment.strftime(date_format) for moment in aware]
-    found = judge("timestamp", cells)
+    found = evaluate("timestamp", cells)
     suggested = [
         line.partition(" : timestamp ")[2]
         for line in found.reason.partition("set ")[2].split(" or ")
@@ -383,12 +387,12 @@ def test_dates_in_a_known_format_are_read_back_by_the_suggestion(
             convert(cell, "timestamp", text)
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(
     st.sampled_from(
         ["", "%d/%m/%Y", "%m/%d/%Y %H:%M", "%d.%m.%y", "%d %b %Y", "%Y%m%d"]
     ),
-    st.lists(MOMENTS, min_size=1, max_size=60),
+    st.lists(DATETIMES, min_size=1, max_size=60),
     st.lists(
         st.sampled_from(["n/a", "0000-00-00", "00/00/0000", "", "soon", "#REF!"]),
         max_size=5,
@@ -402,20 +406,22 @@ def test_valid_columns_never_stop_a_run(
         moment.replace(year=moment.year % 60 + 2000).strftime(written)
         for moment in moments
     ]
-    found = judge(f"timestamp {date_format}".rstrip(), [*cells, *filter(None, others)])
+    found = evaluate(
+        f"timestamp {date_format}".rstrip(), [*cells, *filter(None, others)]
+    )
     assert (found.reason, found.hint) == ("", "")
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(
     st.lists(st.text(max_size=20)),
     st.sampled_from(["timestamp", "float", "integer", "boolean"]),
 )
-def test_evidence_takes_any_cell(cells: list[str], configured: str) -> None:
-    judge(configured, filter(None, cells))
+def test_evidence_accepts_any_cell(cells: list[str], configured: str) -> None:
+    evaluate(configured, filter(None, cells))
 
 
-def test_evidence_keeps_no_long_cells() -> None:
+def test_evidence_does_not_keep_long_cells() -> None:
     for configured in ("timestamp", "float", "string", "timestamp %d/%m/%Y"):
         evidence = evidence_for(configured)
         tracemalloc.start()

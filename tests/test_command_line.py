@@ -100,7 +100,7 @@ INVALID = [
 
 
 @pytest.mark.parametrize("arguments", INVALID, ids=" ".join)
-def test_invalid_arguments_end_with_2_and_send_nothing(
+def test_invalid_arguments_exit_with_2_and_send_nothing(
     project: Project, arguments: list[str]
 ) -> None:
     project.enable_notices()
@@ -159,9 +159,7 @@ def test_a_run_ends_with_one_summary_line(project: Project) -> None:
 
 
 @pytest.mark.parametrize("option", ["--check", "--dry-run", "--quiet"])
-def test_the_reason_for_which_a_run_stops_is_printed(
-    project: Project, option: str
-) -> None:
+def test_the_reason_why_a_run_stops_is_printed(project: Project, option: str) -> None:
     project.write("user_id\n" + "u0\n" * 10)
     result = project.run(option)
     text, other = result.err, result.out
@@ -172,13 +170,15 @@ def test_the_reason_for_which_a_run_stops_is_printed(
     assert not [request for request in project.services.requests if request.is_upsert]
 
 
-def test_a_console_that_lacks_a_letter_shows_its_escape(project: Project) -> None:
+def test_a_character_that_the_console_cannot_encode_is_escaped(
+    project: Project,
+) -> None:
     project.users(1, "é.csv")
     result = project.run("é.csv", env={"PYTHONIOENCODING": "ascii"})
     assert r"\xe9.csv: 1 added or updated" in result.out
 
 
-def test_a_run_whose_console_is_gone_goes_on(project: Project) -> None:
+def test_a_run_continues_if_its_output_is_closed(project: Project) -> None:
     project.users(2)
     child = project.start()
     for stream in child.process.stdout, child.process.stderr:
@@ -192,7 +192,7 @@ def test_a_run_whose_console_is_gone_goes_on(project: Project) -> None:
 
 
 @posix("needs a POSIX shell")
-def test_what_cannot_be_printed_is_no_traceback(project: Project) -> None:
+def test_a_failure_to_print_causes_no_traceback(project: Project) -> None:
     project.users(2)
     cases = [
         ("", "--help >/dev/full", 0),
@@ -204,13 +204,13 @@ def test_what_cannot_be_printed_is_no_traceback(project: Project) -> None:
         ("-u", "--config nowhere.ini 2>&-", 2),
     ]
     env = {"PYTHONWARNINGS": "error"}
-    for python, arguments, status in cases:  # -u: without a buffer
+    for python, arguments, status in cases:  # -u: unbuffered
         run = run_in_shell(project, arguments, env, python)
         assert (run.returncode, run.stderr) == (status, ""), arguments
     assert len(project.services.users) == 2
 
 
-def test_no_warning_of_python_is_printed(project: Project) -> None:
+def test_no_python_warning_is_printed(project: Project) -> None:
     """Python 3.13 warns of formats without a year, and PYTHONWARNINGS can make that an error."""
     project.configure(
         file={"time_format": "%d-%m"}, custom_attributes={"a_at": "a : timestamp %d/%m"}
@@ -224,7 +224,7 @@ def test_no_warning_of_python_is_printed(project: Project) -> None:
 
 
 @pytest.mark.parametrize("options", [["-S"], ["-S", "-I"]], ids=" ".join)
-def test_missing_packages_lead_to_installboto(
+def test_the_message_about_missing_packages_names_installboto(
     tmp_path: Path, options: list[str]
 ) -> None:
     """-S hides the installed packages."""
@@ -242,14 +242,14 @@ def test_missing_packages_lead_to_installboto(
 
 
 def sabotage(project: Project, name: str, code: str) -> dict[str, str]:
-    """Return the environment of a Python in which this code is imported under that name."""
+    """Return variables that make Python import this code under this name."""
     place = project.folder / "sabotage"
     place.mkdir()
     (place / f"{name}.py").write_text(code)
     return {"PYTHONPATH": str(place)}
 
 
-def test_a_missing_boto3_leads_to_installboto(project: Project) -> None:
+def test_the_message_about_a_missing_boto3_names_installboto(project: Project) -> None:
     code = "raise ModuleNotFoundError(\"No module named 'boto3'\", name='boto3')\n"
     project.configure(aws={"use_aws": "true", "bucket": "bucket"})
     result = project.run(env=sabotage(project, "boto3", code))
@@ -263,7 +263,7 @@ import hashlib
 sha256 = hashlib.sha256
 hashlib.sha256 = lambda data=b"", **options: sha256(data, **options) if b"%s" not in data else 1 / 0
 """
-# Code that breaks a module, and the users that are saved. Before the first request, none is.
+# Code that breaks a module, and the last user that is saved. Before the first request, none is.
 UNEXPECTED = {
     "before the first row": (
         "import gzip; gzip.GzipFile.__init__ = lambda *_, **__: 1 / 0",
@@ -274,9 +274,9 @@ UNEXPECTED = {
 }
 
 
-@pytest.mark.parametrize(("code", "lost"), UNEXPECTED.values(), ids=UNEXPECTED)
+@pytest.mark.parametrize(("code", "last_saved"), UNEXPECTED.values(), ids=UNEXPECTED)
 def test_an_unexpected_error_is_one_line_and_a_traceback_in_the_debug_log(
-    project: Project, code: str, lost: list[str]
+    project: Project, code: str, last_saved: list[str]
 ) -> None:
     project.enable_notices()
     project.configure(intercom={"skip_unchanged": "true"})
@@ -291,9 +291,9 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_in_the_debug_log(
     assert "ZeroDivisionError" in result.error_log
     rows = result.rejected_rows()[1:] if result.reject_files else []
     saved = [user for (user,) in rows]
-    assert saved[-1:] == lost
-    # Whoever isn't saved is in Intercom, or the run kept nothing since it had sent nothing.
-    assert len(project.services.users) + len(saved) == (300 if lost else 0)
+    assert saved[-1:] == last_saved
+    # Users that aren't saved are in Intercom, unless the run sent and so saved nothing.
+    assert len(project.services.users) + len(saved) == (300 if last_saved else 0)
     assert [notice["color"] for notice in project.services.hipchat] == ["yellow", "red"]
 
 
@@ -319,10 +319,10 @@ raise ImportError(name="dotenv")
 
 @posix("needs a POSIX shell")
 class TestCtrlCAtStartUp:
-    """Ctrl-C while the packages are imported, which is the longest part of the start."""
+    """Ctrl-C while the packages are imported, which is the longest part of start-up."""
 
     def interrupt(self, project: Project, shell: str) -> tuple[int, str]:
-        """Interrupt a start in this shell command; return exit status and standard error."""
+        """Interrupt the script during start-up; return its exit status and stderr."""
         env = {**passed_environment(), **sabotage(project, "dotenv", SLOW_PACKAGE)}
         process = subprocess.Popen(
             ["sh", "-c", shell.format(f"exec {sys.executable} {SCRIPT}")],
@@ -339,15 +339,15 @@ class TestCtrlCAtStartUp:
         _, err = process.communicate(timeout=60)
         return process.returncode, err
 
-    def test_it_ends_with_130_and_one_line(self, project: Project) -> None:
+    def test_it_exits_with_130_and_one_line(self, project: Project) -> None:
         assert self.interrupt(project, "{}") == (130, "export_csv.py: interrupted\n")
 
-    def test_it_ends_with_130_if_standard_error_is_closed(
+    def test_it_exits_with_130_if_standard_error_is_closed(
         self, project: Project
     ) -> None:
         assert self.interrupt(project, "{} 2>&-") == (130, "")
 
-    def test_it_ends_with_130_if_the_disk_is_full(self, project: Project) -> None:
+    def test_it_exits_with_130_if_the_disk_is_full(self, project: Project) -> None:
         assert self.interrupt(project, "{} 2>/dev/full") == (130, "")
 
     def test_it_is_ignored_if_the_parent_process_ignores_it(
@@ -375,7 +375,7 @@ def test_ctrl_c_ends_a_check_or_a_dry_run_at_once(
     project.services.fault_for = interrupt
     if option == "--dry-run":
         assert child.process.stdout
-        child.process.stdout.read(1)  # the pipe is full, as nobody reads on
+        child.process.stdout.read(1)  # the pipe fills up, as nothing more is read
         child.send(signal.SIGINT)
     result = child.wait()
     assert (result.status, result.err) == (130, "export_csv.py: interrupted\n")

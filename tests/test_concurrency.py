@@ -20,7 +20,9 @@ def configure(project: Project, concurrency: int, **keys: object) -> None:
     project.configure(intercom={"concurrency": concurrency, **keys})
 
 
-def check_law(result: Result, services: MockServices, count: int) -> set[str]:
+def check_no_row_is_lost(
+    result: Result, services: MockServices, count: int
+) -> set[str]:
     """Check that each of the rows u1, u2, ... is either in Intercom or in the reject file.
 
     Return the user_ids in the reject file.
@@ -46,7 +48,7 @@ def check_law(result: Result, services: MockServices, count: int) -> set[str]:
 def test_as_many_users_are_in_flight_as_configured_and_no_more(
     project: Project, services: MockServices, concurrency: int, dialect: str
 ) -> None:
-    """Intercom answers only once so many requests have come together."""
+    """The mock holds back its responses until `concurrency` requests are waiting."""
     count = 1 + 3 * concurrency
     together = threading.Barrier(concurrency, timeout=30)
 
@@ -102,7 +104,7 @@ def address_with_or_without_user_id(user: int, row: int) -> str:
 
 
 def one_identity_after_the_other(user: int, row: int) -> str:
-    """Only the first of three rows tells that the others are of one user."""
+    """Only the first of three rows shows that the other two belong to the same user."""
     return [
         f"u{user},u{user}@example.com",
         f"u{user},",
@@ -110,7 +112,7 @@ def one_identity_after_the_other(user: int, row: int) -> str:
     ][row % 3]
 
 
-# How the rows of a user name it: the headings, and the cells of a user's n-th row.
+# How rows identify their user: the headings, and the cells of a user's n-th row.
 SAME_USER: dict[str, tuple[str, Callable[[int, int], str]]] = {
     "user_id": ("user_id", lambda user, _: f"u{user}"),
     "email": ("email", lambda user, _: f"u{user}@example.com"),
@@ -149,7 +151,7 @@ def write_rows_of_few_users(
         ("both, user_id, email", "users", 34),
     ],
 )
-def test_rows_of_one_user_are_sent_in_order_and_never_at_once(
+def test_rows_of_one_user_are_sent_in_order_and_never_concurrently(
     project: Project, services: MockServices, same: str, dialect: str, concurrency: int
 ) -> None:
     random_numbers = random.Random(7)
@@ -193,7 +195,7 @@ def test_rows_of_one_user_are_sent_in_order_and_never_at_once(
 def test_different_users_do_not_wait_for_each_other(
     project: Project, services: MockServices
 ) -> None:
-    """Neither for one whose response doesn't come, nor for one that waits for a retry."""
+    """Neither a missing response nor a wait for a retry holds up other users."""
     released = threading.Event()
     attempts = Counter[str]()
 
@@ -219,7 +221,7 @@ def test_different_users_do_not_wait_for_each_other(
 def test_users_who_share_an_address_do_not_wait_for_each_other(
     project: Project, services: MockServices
 ) -> None:
-    """They have user_ids of their own, and an address such as noreply@example.com."""
+    """They have different user_ids, but one address, such as noreply@example.com."""
     together = threading.Barrier(20, timeout=30)
 
     def meet(_: Request) -> None:
@@ -245,7 +247,10 @@ each_concurrency = pytest.mark.parametrize("concurrency", [1, 8, 34])
 def test_only_rows_of_the_same_user_fail_with_an_earlier_one(
     project: Project, services: MockServices, concurrency: int
 ) -> None:
-    """The rows named «bad» always answer 500; which others are the same user follows Intercom."""
+    """Rows named "bad" always get a 500.
+
+    Which other rows belong to the same user follows Intercom's rules.
+    """
     rows = [
         # The same user_id, with and without an address
         "u1,shared@example.com,bad",
@@ -253,18 +258,19 @@ def test_only_rows_of_the_same_user_fail_with_an_earlier_one(
         "u1,other@example.com,later",
         # The same address, but other user_ids
         *(f"v{number},shared@example.com,fine" for number in range(5)),
-        # The same address, and one of the two has no user_id: also one that failed with another
+        # The same address, and one of the two rows has no user_id. The last of these fails because
+        # of u1's third row, which wasn't imported either.
         ",lone@example.com,bad",
         "u2,Lone@Example.com,later",
         ",other@example.com,later",
-        # Known by e-mail alone or by user_id alone: perhaps the same, but nobody knows
+        # Known by e-mail alone or by user_id alone: maybe the same user, maybe not
         ",somebody@example.com,fine",
         "u3,,fine",
     ]
 
     def fail(request: Request) -> Fault | None:
         if request.body["name"] == "bad":
-            # Somebody else is accepted meanwhile, so that two failures are no outage.
+            # Others are accepted meanwhile, so two failures aren't an outage.
             return Fault(status=500)
         return None
 
@@ -282,10 +288,10 @@ def test_only_rows_of_the_same_user_fail_with_an_earlier_one(
 
 
 @each_concurrency
-def test_a_rejected_row_does_not_keep_a_later_one_of_its_user_back(
+def test_a_rejected_row_does_not_hold_back_a_later_row_of_its_user(
     project: Project, services: MockServices, concurrency: int
 ) -> None:
-    """Importing the rejected row again would need a change in it first."""
+    """The rejected row would have to be changed before it could be imported again."""
 
     def reject(request: Request) -> Fault | None:
         if request.body["name"] == "bad":
@@ -305,7 +311,7 @@ def test_a_rejected_row_does_not_keep_a_later_one_of_its_user_back(
 #### Outages
 
 
-def test_two_users_that_always_fail_among_others_are_no_outage(
+def test_two_users_that_always_fail_among_others_are_not_an_outage(
     project: Project, services: MockServices
 ) -> None:
     attempts = Counter[str]()
@@ -326,11 +332,11 @@ def test_two_users_that_always_fail_among_others_are_no_outage(
     project.users(300)
     result = project.run()
     assert result.status == 1
-    assert check_law(result, services, 300) == {"u5", "u9"}
+    assert check_no_row_is_lost(result, services, 300) == {"u5", "u9"}
 
 
 @pytest.mark.parametrize(("concurrency", "poisoned"), [(1, "u4"), (8, "u4"), (1, "u1")])
-def test_one_user_that_always_fails_is_no_outage(
+def test_one_user_that_always_fails_is_not_an_outage(
     project: Project, services: MockServices, concurrency: int, poisoned: str
 ) -> None:
     services.faults_by_user_id = {poisoned: Fault(status=500)}
@@ -338,7 +344,7 @@ def test_one_user_that_always_fails_is_no_outage(
     project.users(30)
     result = project.run()
     assert result.status == 1
-    assert check_law(result, services, 30) == {poisoned}
+    assert check_no_row_is_lost(result, services, 30) == {poisoned}
 
 
 def test_at_a_concurrency_of_one_two_neighbours_that_fail_are_an_outage(
@@ -349,13 +355,15 @@ def test_at_a_concurrency_of_one_two_neighbours_that_fail_are_an_outage(
     project.users(30)
     result = project.run()
     assert result.status == 1
-    assert check_law(result, services, 30) == {f"u{number}" for number in range(4, 31)}
+    assert check_no_row_is_lost(result, services, 30) == {
+        f"u{number}" for number in range(4, 31)
+    }
     assert "500" in result.err
     assert "down" in result.err
 
 
 @pytest.mark.parametrize("between", [Fault(), Fault(status=422)])
-def test_a_user_accepted_or_rejected_between_two_that_fail_ends_the_suspicion(
+def test_a_user_accepted_or_rejected_between_two_that_fail_rules_out_an_outage(
     project: Project, services: MockServices, between: Fault
 ) -> None:
     services.faults_by_user_id = {
@@ -366,7 +374,7 @@ def test_a_user_accepted_or_rejected_between_two_that_fail_ends_the_suspicion(
     configure(project, 1, retries=1)
     project.users(10)
     result = project.run()
-    assert check_law(result, services, 10) >= {"u4", "u6"}
+    assert check_no_row_is_lost(result, services, 10) >= {"u4", "u6"}
     assert len(services.users) >= 7
 
 
@@ -380,9 +388,9 @@ def test_in_an_outage_not_every_row_is_tried(
     project.users(200)
     result = project.run()
     assert result.status == 1
-    assert len(check_law(result, services, 200)) == 200
-    # Two users use up their retries; those in flight with them have as many at most. After the
-    # first of the two, another one may already have begun.
+    assert len(check_no_row_is_lost(result, services, 200)) == 200
+    # Two users use up their retries; others in flight make at most as many attempts. One more user
+    # may have started when the first of the two failed.
     assert 8 <= len(services.requests) <= (concurrency + 1) * 4
     assert "down" in result.err
     assert "Bad gateway" in result.err  # what the responses were
@@ -400,7 +408,7 @@ def test_a_run_whose_first_hundred_users_are_all_rejected_stops(
     project.users(300)
     result = project.run()
     assert result.status == 1
-    assert len(check_law(result, services, 300)) == 300
+    assert len(check_no_row_is_lost(result, services, 300)) == 300
     assert 100 <= len(services.requests) < 100 + concurrency
     assert "no such attribute" in result.err
     assert "/contacts" in result.err
@@ -409,7 +417,7 @@ def test_a_run_whose_first_hundred_users_are_all_rejected_stops(
 def test_a_run_after_a_successful_one_gets_past_a_hundred_rejected_users(
     project: Project, services: MockServices
 ) -> None:
-    """Rows that Intercom always rejects must not stop every night before the changed users."""
+    """Rows that are always rejected must not keep a run from the changed users."""
     configure(project, 8, skip_unchanged="true")
     project.write("user_id,name\nz,first\n")
     assert project.run().counts() == (1, 0, 0)
@@ -445,11 +453,11 @@ def test_a_short_file_whose_users_are_all_rejected_gets_an_explanation(
     project.users(count)
     result = project.run()
     assert result.status == int(is_explained)
-    assert len(check_law(result, services, count)) == count
+    assert len(check_no_row_is_lost(result, services, count)) == count
     assert ("/contacts" in result.err) == is_explained
 
 
-def test_ids_that_intercom_does_not_know_are_the_products_own(
+def test_unknown_ids_under_id_suggest_mapping_user_id(
     project: Project, services: MockServices
 ) -> None:
     project.write("id,name\n" + "".join(f"{number},User\n" for number in range(6)))
@@ -463,7 +471,10 @@ def test_ids_that_intercom_does_not_know_are_the_products_own(
 def test_a_hundred_users_blocked_in_a_row_stop_the_run(
     project: Project, services: MockServices
 ) -> None:
-    """A firewall answers 403 without Intercom's error list. 60 in a row, twice, are no reason."""
+    """A firewall answers 403 without Intercom's error list.
+
+    Sixty of these in a row don't stop the run, even if that happens twice.
+    """
     page = Fault(status=403, body=b"<html>Forbidden</html>")
 
     def block(request: Request) -> Fault | None:
@@ -475,7 +486,7 @@ def test_a_hundred_users_blocked_in_a_row_stop_the_run(
     project.users(300)
     result = project.run()
     assert result.status == 1
-    assert len(check_law(result, services, 300)) == 300 - 9
+    assert len(check_no_row_is_lost(result, services, 300)) == 300 - 9
     assert len(services.requests) == 229
     assert "100" in result.err
     assert "firewall" in result.err
@@ -494,7 +505,7 @@ def test_when_the_run_stops_the_rest_is_saved(
     project.users(60)
     result = project.run()
     assert result.status == 1
-    assert "u20" in check_law(result, services, 60)
+    assert "u20" in check_no_row_is_lost(result, services, 60)
     assert len(services.requests) < 20 + 2 * concurrency
     assert len(services.users) == services.responses[200] > 19 - concurrency
 
@@ -548,7 +559,7 @@ def test_without_enough_threads_the_run_makes_do_with_what_it_has(
     result = project.run(env={"PYTHONPATH": str(project.folder)})
     assert (result.status, "Traceback" in result.err) == (1, False), result
     if threads:
-        assert len(check_law(result, services, 30)) == 1
+        assert len(check_no_row_is_lost(result, services, 30)) == 1
     else:  # before the first user: nothing is sent, and nothing is saved
         assert "can't start new thread" in result.err
         assert services.requests == []
@@ -583,7 +594,7 @@ sqlite3.connect = lambda *arguments, **keys: connect(*arguments, **keys, factory
 def test_whatever_the_state_file_raises_each_row_is_counted_once(
     project: Project, services: MockServices, concurrency: int, count: int, error: str
 ) -> None:
-    """It raises from the request with this number on. Users that were accepted count as such."""
+    """It raises from request number `count` on. Accepted users count as accepted."""
 
     def respond(_: Request) -> Fault | None:
         if len(services.requests) == count:
@@ -597,7 +608,7 @@ def test_whatever_the_state_file_raises_each_row_is_counted_once(
     project.users(40)
     result = project.run(env={"PYTHONPATH": str(project.folder)})
     assert (result.status, "odd" in result.err) == (1, True), result
-    assert 0 < len(check_law(result, services, 40)) < 40
+    assert 0 < len(check_no_row_is_lost(result, services, 40)) < 40
 
 
 BROKEN_WORKER = """
@@ -625,7 +636,7 @@ def test_an_error_while_a_user_is_sent_stops_the_run_and_saves_the_row(
     result = project.start(env={"PYTHONPATH": str(project.folder)}).wait(25)
     assert (result.status, "Traceback" in result.err) == (1, False), result
     assert "odd" in result.err
-    assert "u7" in check_law(result, services, 40)
+    assert "u7" in check_no_row_is_lost(result, services, 40)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
@@ -649,7 +660,7 @@ def sent_names(services: MockServices) -> list[Any]:
 def test_an_unchanged_row_waits_for_another_row_of_its_user(
     project: Project, services: MockServices
 ) -> None:
-    """Whether it is unchanged depends on what becomes of that one."""
+    """Whether it is unchanged depends on the outcome of that row."""
     configure(project, 8, skip_unchanged="true")
     project.write("user_id,name\nu1,New\n")
     assert project.run().counts() == (1, 0, 0)

@@ -67,14 +67,14 @@ def upsert(client: IntercomClient, user: Json, remembered_id: str = "") -> Upser
 
 
 def outcome(result: UpsertResult) -> str:
-    """Return "accepted", or why not."""
+    """Return the reason for a rejection, or else the verdict, such as "accepted"."""
     if result.rejection:
         return str(result.rejection)
     return classify(result.response, result.context).name.lower()
 
 
 def requests_of(services: MockServices) -> list[str]:
-    """Return what was asked of Intercom, as `POST /contacts 200`."""
+    """Return each request and its status, as in `POST /contacts 200`."""
     return [f"{one.method} {one.path} {one.status}" for one in services.requests]
 
 
@@ -84,7 +84,7 @@ def requests_of(services: MockServices) -> list[str]:
 def test_a_new_user_is_created_with_role_user(
     contacts: Project, services: MockServices
 ) -> None:
-    """With an e-mail address alone it would be a lead otherwise."""
+    """Otherwise, a row with only an e-mail address would become a lead."""
     contacts.write("user_id,email,name\nu1,Ada@Example.com,Ada\n,bob@example.com,\n")
     assert contacts.run().status == 0
     assert requests_of(services) == ["POST /contacts 200"] * 2
@@ -109,7 +109,7 @@ HEADINGS = USER_CSV.partition("\n")[0].split(",")
 
 
 @pytest.mark.parametrize("has_constants", [False, True], ids=["columns", "constants"])
-def test_fields_are_translated_or_left_out_and_that_is_said_once(
+def test_fields_are_translated_or_left_out_and_each_omission_is_logged_once(
     contacts: Project, services: MockServices, has_constants: bool
 ) -> None:
     if has_constants:
@@ -179,7 +179,7 @@ BOTH: Json = {"user_id": "u1", "email": "u1@x.eu", "name": "New"}
 ID_ALONE: Json = {"user_id": "u1", "name": "New"}
 EMAIL_ALONE: Json = {"email": "U1@X.eu", "name": "New"}
 
-# The contact, the user, what is asked after the 409, and whether the user is accepted
+# The contact, the user, the requests after the 409, and whether the user is accepted
 CONFLICTS: dict[str, tuple[Json, Json, list[str], bool]] = {
     "the same": ({"external_id": "u1", "email": "u1@x.eu"}, BOTH, ["GET", "PUT"], True),
     "another address": (
@@ -215,7 +215,7 @@ CONFLICTS: dict[str, tuple[Json, Json, list[str], bool]] = {
         ["GET"],
         False,
     ),
-    "another case": ({"external_id": "U1", "email": "u1@x.eu"}, BOTH, ["GET"], False),
+    "in upper case": ({"external_id": "U1", "email": "u1@x.eu"}, BOTH, ["GET"], False),
 }
 
 
@@ -251,7 +251,7 @@ def check_conflict(services: MockServices, case: str, result: UpsertResult) -> N
 
 
 @pytest.mark.parametrize("case", CONFLICTS)
-def test_an_archived_contact_is_restored_if_so_set(
+def test_an_archived_contact_is_restored_only_with_unarchive(
     services: MockServices, case: str
 ) -> None:
     """If it turns out to be somebody else's, it is archived again."""
@@ -273,7 +273,7 @@ def test_an_archived_contact_is_restored_if_so_set(
     assert "archived" not in outcome(result)
 
 
-def archived_again(services: MockServices, user: Json = BOTH) -> str:
+def upsert_archived(services: MockServices, user: Json = BOTH) -> str:
     """Send a user whose e-mail address is an archived contact's; return the outcome."""
     services.contacts["c1"] = {
         "external_id": "u9",
@@ -290,7 +290,7 @@ def test_the_reason_says_so_if_a_contact_cannot_be_archived_again(
     services: MockServices, fault: Fault
 ) -> None:
     services.fault_for = lambda one: fault if one.path.endswith("/archive") else None
-    reason = archived_again(services)
+    reason = upsert_archived(services)
     assert not services.contacts["c1"]["archived"]
     for word in ("c1", "u9", "u1", "could not be archived again"):
         assert word in reason
@@ -300,11 +300,11 @@ def test_a_contact_that_could_not_be_compared_is_archived_again(
     services: MockServices,
 ) -> None:
     services.fault_for = lambda one: Fault(status=503) if one.method == "GET" else None
-    assert archived_again(services) == "retry"
+    assert upsert_archived(services) == "retry"
     assert services.contacts["c1"]["archived"]
 
 
-# Seconds since the run has stopped, and whether the contact is archived again
+# Seconds since the run stopped, and whether the contact is archived again
 @pytest.mark.parametrize(
     ("seconds", "is_archived"), [(1, True), (125, True), (200, False)]
 )
@@ -386,7 +386,10 @@ WITH_IDS: dict[str, Fault] = {
 def test_the_id_of_a_contact_is_read_from_the_json(
     contacts: Project, services: MockServices
 ) -> None:
-    """Whole, whatever is around it, and although it contains a secret that no log shows."""
+    """It is read whole, whatever surrounds it.
+
+    That includes an id that contains a secret, which is masked in the log.
+    """
     faults = {}
     for number, (known, fault) in enumerate(WITH_IDS.items()):
         services.contacts[known] = {"external_id": f"other{number}"}
@@ -414,7 +417,7 @@ NO_IDS = {
 
 
 @pytest.mark.parametrize("case", NO_IDS)
-def test_what_only_looks_like_a_conflict_rejects_the_row(
+def test_a_response_that_only_looks_like_a_conflict_rejects_the_row(
     services: MockServices, case: str
 ) -> None:
     services.contacts["c1"] = {"external_id": "other"}
@@ -424,7 +427,7 @@ def test_what_only_looks_like_a_conflict_rejects_the_row(
 
 
 def test_each_request_for_a_contact_is_retried(services: MockServices) -> None:
-    """All of them share the retries of their user. A page in place of a contact is none."""
+    """They share their user's retries. A page instead of a contact is retried too."""
     services.contacts["c1"] = {"external_id": "u1", "archived": True}
     page = Fault(status=200, body=b"<html></html>")
     troubles = [Fault(status=503), Fault(cut=True, acts=True), page]
@@ -453,10 +456,10 @@ def test_a_creation_whose_response_is_lost_makes_one_contact(
     assert len(services.contacts) == 1
 
 
-def test_an_archived_contact_is_a_response_of_intercoms(
+def test_a_409_for_an_archived_contact_counts_as_a_response_from_intercom(
     contacts: Project, services: MockServices
 ) -> None:
-    """So it isn't down: the first and third users use up their retries, not two in a row."""
+    """So Intercom isn't down, though the first and third users use up their retries."""
     services.contacts["c2"] = {"external_id": "u2", "archived": True}
     services.faults_by_user_id = {"u1": Fault(status=503), "u3": Fault(status=503)}
     contacts.configure(intercom={"retries": 0})
@@ -465,7 +468,7 @@ def test_an_archived_contact_is_a_response_of_intercoms(
 
 
 @pytest.mark.parametrize("then", [404, 409, 410])
-def test_a_conflict_that_does_not_end_rejects_the_row(
+def test_a_conflict_that_cannot_be_resolved_rejects_the_row(
     services: MockServices, then: int
 ) -> None:
     message = f"{EXISTS}c1"
@@ -500,10 +503,10 @@ def test_a_row_with_an_id_is_updated_at_once_or_not_imported(
 
 
 @pytest.mark.parametrize("status", [404, 405, 406])
-def test_what_is_said_of_an_ids_url_concerns_its_row(
+def test_an_error_status_for_the_url_of_an_id_concerns_only_its_row(
     services: MockServices, status: int
 ) -> None:
-    """Although it is the first response of all; even if a gateway says so."""
+    """This holds for the very first response too, and for one from a gateway."""
     for body in (None, b"<html></html>"):
         services.faults = [Fault(status=status, body=body)]
         assert outcome(upsert(client_for(services), {"id": "c1"})) == "rejected"
@@ -537,7 +540,7 @@ ODD_IDS = [
 ]
 
 
-def test_ids_of_odd_characters_stay_in_the_path(services: MockServices) -> None:
+def test_ids_with_special_characters_stay_in_the_path(services: MockServices) -> None:
     client = client_for(services)
     for known in ODD_IDS:
         services.contacts[known] = {"type": "contact", "external_id": known}
@@ -555,7 +558,7 @@ def test_ids_of_odd_characters_stay_in_the_path(services: MockServices) -> None:
 
 @pytest.mark.parametrize("status", [404, 409, 410])
 @pytest.mark.parametrize("body", [None, b"<html></html>"], ids=["list", "page"])
-def test_a_remembered_id_that_intercom_denies_is_forgotten(
+def test_a_remembered_id_that_intercom_rejects_is_forgotten(
     services: MockServices, status: int, body: bytes | None
 ) -> None:
     """The user is sent again with POST, and found by its user_id."""
@@ -590,7 +593,7 @@ def skipping(contacts: Project) -> Project:
 
 
 def run_named(project: Project, name: str, count: int = 3) -> Result:
-    """Run with users u1, u2, ... of this name."""
+    """Run with users u1, u2, ... whose names start with `name`."""
     rows = "".join(f"u{n},{name} {n}\n" for n in range(1, count + 1))
     project.write("user_id,name\n" + rows)
     return project.run()
@@ -619,7 +622,7 @@ def test_a_second_run_costs_one_request_per_user(
 def test_the_id_of_a_deleted_contact_is_not_used_again(
     skipping: Project, services: MockServices
 ) -> None:
-    """It is forgotten also if the POST that follows is rejected."""
+    """It is forgotten even if the POST that follows is rejected."""
     assert run_named(skipping, "Old").status == 0
     gone = services.find(external_id="u2")[0]["id"]
     del services.contacts[gone]
@@ -664,7 +667,7 @@ TYPES = {
 
 
 @pytest.fixture
-def of_all_types(contacts: Project) -> Project:
+def all_types_project(contacts: Project) -> Project:
     """Return a project with a custom attribute of each type, and a user who has them."""
     contacts.configure(custom_attributes=MAPPED)
     contacts.write(
@@ -683,11 +686,11 @@ def report(
 
 
 def test_attributes_that_fit_are_sent(
-    of_all_types: Project, services: MockServices
+    all_types_project: Project, services: MockServices
 ) -> None:
     """An integer may go into a float, and a timestamp into a datetime."""
     services.attributes = TYPES | {"bookings": "float", "booked_at": "datetime"}
-    result = of_all_types.run()
+    result = all_types_project.run()
     assert result.status == 0, result
     assert services.requests[0].query == {
         "model": "contact",
@@ -752,7 +755,7 @@ def test_attributes_that_cannot_be_written_are_named(services: MockServices) -> 
 def test_missing_attributes_are_named_with_the_nearest_name(
     services: MockServices,
 ) -> None:
-    """That is, if only case or punctuation differ."""
+    """A name is suggested only if it differs in nothing but case or punctuation."""
     services.attributes = {"Plan": "string", "booked at": "date", "planet": "string"}
     mapped = {"plan": "a", "booked_at": "b : timestamp", "plane": "c"}
     booked_at, plan, plane, advice = report(services, mapped).problems
@@ -787,11 +790,11 @@ def test_an_archived_attribute_does_not_hide_a_new_one_of_its_name() -> None:
 
 
 def test_attributes_that_do_not_fit_stop_the_run_before_the_first_user(
-    of_all_types: Project, services: MockServices
+    all_types_project: Project, services: MockServices
 ) -> None:
     services.attributes = {"Plan": "string", "bookings": "string", "rating": "float"}
     services.attribute_details = {"rating": {"archived": True}}
-    result = of_all_types.run()
+    result = all_types_project.run()
     assert (result.status, result.reject_files) == (1, [])
     assert requests_of(services) == ["GET /data_attributes 200"]
     line = line_of(result.err)
@@ -801,15 +804,15 @@ def test_attributes_that_do_not_fit_stop_the_run_before_the_first_user(
 
 
 def test_create_attributes_creates_what_is_missing(
-    of_all_types: Project, services: MockServices
+    all_types_project: Project, services: MockServices
 ) -> None:
     services.attributes = {"plan": "string", "bookings": "float"}
-    of_all_types.configure(intercom={"create_attributes": "true"})
-    dry = of_all_types.run("--dry-run")
+    all_types_project.configure(intercom={"create_attributes": "true"})
+    dry = all_types_project.run("--dry-run")
     assert (dry.status, services.requests) == (0, [])
     page = Fault(status=200, body=b"<html></html>")
     services.faults = [Fault(), Fault(status=503), page]
-    result = of_all_types.run()
+    result = all_types_project.run()
     assert (result.status, result.counts()) == (0, (1, 0, 0)), result
     created = {name: TYPES[name] for name in ("rating", "booked_at", "owner")}
     assert services.attributes == {"plan": "string", "bookings": "float", **created}
@@ -817,7 +820,7 @@ def test_create_attributes_creates_what_is_missing(
         assert bool(lines_of(result.debug_log, f" {name} ", "created")) == (
             name in created
         )
-    assert of_all_types.run().status == 0
+    assert all_types_project.run().status == 0
     asked = [one.method for one in services.requests if one.path == "/data_attributes"]
     assert asked == ["GET", *["POST"] * 5, "GET"]
 
@@ -884,7 +887,7 @@ def test_the_list_of_attributes_is_retried(services: MockServices) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_token_that_may_not_read_attributes_is_a_warning(
+def test_a_token_that_may_not_read_attributes_causes_a_warning(
     contacts: Project, services: MockServices, status: int
 ) -> None:
     services.attributes = {"plan": "string"}
@@ -993,7 +996,7 @@ def test_check_reads_a_pipe_once(contacts: Project, services: MockServices) -> N
     assert_says(line_of(child.wait().out, "options"), "1 value ", "bronze")
 
 
-def test_nothing_is_said_if_all_values_are_options(
+def test_nothing_is_reported_if_all_values_are_options(
     contacts: Project, services: MockServices
 ) -> None:
     services.attributes = {"plan": "string"}
@@ -1006,7 +1009,7 @@ def test_nothing_is_said_if_all_values_are_options(
 
 
 def test_an_attribute_with_options_is_a_string(services: MockServices) -> None:
-    """Whatever its type is called: a version may list it as options."""
+    """This is so even if the API version lists its data_type as "options"."""
     services.attribute_details = {
         "plan": {"options": ["1", "2"], "data_type": "options"}
     }
@@ -1015,7 +1018,7 @@ def test_an_attribute_with_options_is_a_string(services: MockServices) -> None:
     assert "expected integer" in problem
 
 
-def test_nothing_of_attributes_is_asked_once_the_run_stops(
+def test_attributes_are_not_requested_once_the_run_stops(
     services: MockServices,
 ) -> None:
     client = client_for(services, {"plan": "plan"})

@@ -17,7 +17,7 @@ import pytest
 from conftest import SCRIPT, posix
 from hypothesis import example, given
 from hypothesis import strategies as st
-from in_process import UNHURRIED
+from in_process import NO_DEADLINE
 
 import export_csv
 from export_csv import (
@@ -124,7 +124,7 @@ def test_utf_16_and_utf_32_are_read(encoding: str) -> None:
     assert rows[-1].line == 9000 * 3 - 1
 
 
-def test_line_endings_may_be_written_in_other_ways() -> None:
+def test_line_endings_are_recognized_in_any_encoding() -> None:
     for encoding in ("cp500", "cp037", "unicode_escape", "iso2022_kr"):
         text = "a,b\r\nZoe,1\nBo,2"
         if encoding == "iso2022_kr":
@@ -152,7 +152,7 @@ def test_a_byte_order_mark_takes_precedence_over_the_setting(encoding: str) -> N
     assert rows[0].raw == "name\n".encode(encoding)
 
 
-def test_invalid_bytes_concern_their_row_alone() -> None:
+def test_invalid_bytes_affect_only_their_own_row() -> None:
     rows = read(
         'a,b\n1,Zoë\n2,"Zo\n'.encode() + b"\xeb, x\n" + 'y"\n3,\ufffd\n4,x\n'.encode()
     )
@@ -185,7 +185,7 @@ def test_invalid_bytes_stop_the_run_if_no_row_can_be_blamed(
         read(data, CsvFormat(encoding=encoding))
 
 
-def test_nuls_and_marks_between_joined_files_are_dropped() -> None:
+def test_nuls_and_boms_in_concatenated_files_are_dropped() -> None:
     assert cells('a,b\n\ufeffu\0003\0,"x\0 y"\n\0\n\ufeff"p",q\n') == [
         ["a", "b"], ["u3", "x y"], ["p", "q"],
     ]  # fmt: skip
@@ -194,7 +194,7 @@ def test_nuls_and_marks_between_joined_files_are_dropped() -> None:
 #### Gzip
 
 
-def test_what_follows_a_gzip_stream_is_ignored_and_noted() -> None:
+def test_data_after_a_gzip_stream_is_ignored_and_noted() -> None:
     one, two = gzip.compress(b"a,b\n1,2\n"), gzip.compress(b"3,4\n")
     content = open_content(io.BytesIO(one + two + b"\0" * 20))
     rows = list(CsvReader("x", content, CsvFormat()))
@@ -215,7 +215,7 @@ def test_a_truncated_or_corrupt_gzip_stops_the_run() -> None:
         "".join(f"u{i},{i * 7919 % 10007}\n" for i in range(50000)).encode()
     )
     with pytest.raises(
-        RunAborted, match=r"users.csv: is truncated or corrupt after line \d+$"
+        RunAborted, match=r"users.csv: the file is truncated or corrupt after line \d+$"
     ):
         read(data[:-1000])
     with pytest.raises(RunAborted, match="truncated or corrupt after line 0"):
@@ -320,7 +320,7 @@ def test_escape_characters_work_without_quotes() -> None:
     assert read(b"1\ta\n2\tb\\", mysqldump)[-1].cells == ["2", "b\\"]
 
 
-def test_text_after_a_closing_quote_concerns_its_row_alone() -> None:
+def test_text_after_a_closing_quote_affects_only_its_own_row() -> None:
     data = b'a,b\nu1,x\n"a"b,c\nu2,y\n'
     rows = read(data)
     assert [row.error for row in rows] == [
@@ -330,7 +330,7 @@ def test_text_after_a_closing_quote_concerns_its_row_alone() -> None:
     assert rows[3] == Row(4, b"u2,y\n", ["u2", "y"])
 
 
-def test_a_quote_that_is_never_closed_concerns_its_row_alone() -> None:
+def test_a_quote_that_is_never_closed_affects_only_its_own_row() -> None:
     data = b'a,b\nu1,"Ada\nu2,"Bo\nX" ,\n u3, "C"\nu4,"D\nu5,E\n "u6" , F\nu7,\xff"\n'
     rows = read(data)
     assert [(row.line, row.cells, row.error[:34]) for row in rows] == [
@@ -349,7 +349,7 @@ def test_a_quote_that_is_never_closed_concerns_its_row_alone() -> None:
     ]  # fmt: skip
 
 
-def test_an_open_quote_and_an_endless_record_stop_the_run(
+def test_an_unclosed_quote_or_an_oversized_record_stops_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(
@@ -458,7 +458,7 @@ def test_memory_stays_flat(case: str) -> None:
         ("user_id,name".encode("utf-32-le"), "encoding = utf-32-le"),
     ],
 )
-def test_a_file_that_is_not_csv_is_named(head: bytes, word: str) -> None:
+def test_a_file_that_is_not_csv_is_identified(head: bytes, word: str) -> None:
     assert word in describe_foreign_format(head, "users.csv")
 
 
@@ -477,7 +477,7 @@ def test_headings_that_look_like_another_format_are_headings(head: bytes) -> Non
     assert describe_foreign_format(head, "users.csv") == ""
 
 
-def test_utf_16_without_a_mark_is_fine_if_it_is_configured() -> None:
+def test_utf_16_without_a_bom_is_fine_if_it_is_configured() -> None:
     head = "user_id,name".encode("utf-16-le")
     assert describe_foreign_format(head, "users.csv", "utf-16-le") == ""
 
@@ -536,13 +536,13 @@ TABLES = st.lists(
 )
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(TABLES, dialects(), st.sampled_from(["\n", "\r\n", "\r"]), st.booleans())
 @example([["\n", "x"]], CsvFormat(quote="", escape="\\"), "\n", False)
-def test_a_random_table_comes_back_cell_for_cell(
+def test_a_random_table_survives_a_round_trip(
     table: list[list[str]], csv_format: CsvFormat, line_ending: str, quote_all: bool
 ) -> None:
-    # NULs and byte-order marks are dropped on purpose, and iso2022_jp can't write escapes.
+    # NULs and byte-order marks are dropped on purpose, and iso2022_jp can't encode ESC.
     table = [[re.sub("[\0\ufeff\x1b]", "", cell) for cell in row] for row in table]
     encoding = csv_format.encoding
     table = [
@@ -588,22 +588,22 @@ def test_a_random_table_comes_back_cell_for_cell(
         line += found.line_count
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(
     st.binary(max_size=60), st.sampled_from(["utf-8", "cp932", "utf-16-le", "utf-7"])
 )
-def test_any_bytes_are_rows_or_a_reason(data: bytes, encoding: str) -> None:
+def test_any_bytes_yield_rows_or_an_error(data: bytes, encoding: str) -> None:
     with contextlib.suppress(RunAborted):
         check_bytes(
             data.removeprefix(codecs.BOM_UTF8), read(data, CsvFormat(encoding=encoding))
         )
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(
     st.text(st.sampled_from('"", \tab\n\\'), max_size=30), st.sampled_from(["", "\\"])
 )
-def test_records_are_numbered_whatever_the_quotes(text: str, escape: str) -> None:
+def test_line_numbers_are_right_whatever_the_quotes(text: str, escape: str) -> None:
     data = text.encode()
     try:
         rows = read(data, CsvFormat(escape=escape))

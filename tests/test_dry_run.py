@@ -1,4 +1,4 @@
-"""--dry-run: what would be sent on standard output, what wouldn't on standard error."""
+"""--dry-run: request bodies on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIXED = (
 
 
 def write_mixed(project: Project, content: str = MIXED) -> None:
-    """Write a file with values and rows that are omitted, and enable all that writes files."""
+    """Write a file with omitted values and rows; enable notices and skip_unchanged."""
     project.enable_notices()
     project.configure(
         user={
@@ -57,7 +57,7 @@ def test_a_dry_run_prints_what_intercom_would_receive(
     assert len(bodies) == 4
 
 
-def test_a_dry_run_prints_letters_as_they_are_and_counts_the_rest(
+def test_a_dry_run_prints_unescaped_unicode_and_counts_omissions(
     project: Project,
 ) -> None:
     """It needs neither a token nor a webhook."""
@@ -77,7 +77,7 @@ def test_a_dry_run_prints_letters_as_they_are_and_counts_the_rest(
     assert len(lines) == 9
 
 
-def test_half_of_a_surrogate_pair_is_valid_json(project: Project) -> None:
+def test_a_lone_surrogate_is_printed_as_valid_json(project: Project) -> None:
     """Some encodings can contain one, but UTF-8 can't."""
     project.configure(
         csv={"encoding": "unicode_escape"}, user={"user_id": "user_id", "name": "n"}
@@ -91,7 +91,7 @@ def test_half_of_a_surrogate_pair_is_valid_json(project: Project) -> None:
 def test_a_dry_run_prints_only_three_examples_whatever_the_file(
     project: Project,
 ) -> None:
-    """For each column and for each reason, the number and the first three."""
+    """It prints the number and the first three for each column and each reason."""
     content = "id,Joined,Count\n"
     content += "".join(f"u{n},wrong{n},\n" for n in range(2, 27))
     content += "".join(f"u{n},24/11/2026,{n}\n" for n in range(27, 40))
@@ -125,7 +125,7 @@ def test_a_dry_run_leaves_out_unchanged_users(project: Project) -> None:
 
 
 @pytest.mark.parametrize("option", [[], ["--quiet"]], ids=["plain", "quiet"])
-def test_quiet_leaves_out_a_summary_without_problems(
+def test_quiet_omits_the_summary_if_there_are_no_problems(
     project: Project, option: list[str]
 ) -> None:
     project.users(2)
@@ -145,7 +145,7 @@ def test_max_not_imported_leaves_a_dry_run_green(project: Project) -> None:
     )
 
 
-def test_a_dry_run_writes_no_file_and_asks_nobody(project: Project) -> None:
+def test_a_dry_run_writes_no_files_and_sends_no_requests(project: Project) -> None:
     write_mixed(project)
     project.configure(aws={"tmp_folder": "tmp"})
     (project.folder / "tmp").mkdir()
@@ -160,7 +160,7 @@ def test_a_dry_run_writes_no_file_and_asks_nobody(project: Project) -> None:
 
 
 def test_a_dry_run_into_a_pipe_that_closes_ends_quietly(project: Project) -> None:
-    """`--dry-run | head` is no error."""
+    """`--dry-run | head` isn't an error."""
     project.users(3000)
     child = project.start("--dry-run")
     assert child.process.stdout
@@ -182,7 +182,7 @@ def test_a_dry_run_into_a_pipe_that_closes_ends_quietly(project: Project) -> Non
         (2, ">&-", "closed"),
     ],
 )
-def test_a_dry_run_needs_an_output(
+def test_a_dry_run_fails_if_it_cannot_write_its_output(
     project: Project, count: int, output: str, reason: str
 ) -> None:
     project.users(count)

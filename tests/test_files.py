@@ -43,12 +43,12 @@ def newest(time_format: str, *names: str) -> str:
 
 
 NEWEST = {
-    "by its name, not by its change": (
+    "by its name, not its modification time": (
         "u_%d.%m.%Y",
         ["u_02.11.2026.csv", "u_30.10.2026.csv"],
         "u_02.11.2026.csv",
     ),
-    "by its time, not by the alphabet": (
+    "by time, not alphabetically": (
         "%d-%m-%Y",
         ["30-10-2026.csv", "02-11-2026.csv", "31-12-2025.csv"],
         "02-11-2026.csv",
@@ -77,12 +77,12 @@ NEWEST = {
         ],
         "users_2025-10-01.csv",
     ),
-    "of the same time, plain": (
+    "same time: the plain file": (
         "%Y-%m-%d",
         ["2025-10-01.CSV", "2025-10-01.csv.gz"],
         "2025-10-01.CSV",
     ),
-    "of the same time, the later change": (
+    "same time: the file changed last": (
         "%Y-%m-%d",
         ["2025-10-01.csv", "2025-10-1.csv"],
         "2025-10-1.csv",
@@ -92,7 +92,7 @@ NEWEST = {
         ["2025-10-01.csv", "2025-10-02.csv.GZ"],
         "2025-10-02.csv.GZ",
     ),
-    "by the moment, not by its digits": (
+    "by the time in UTC, not by the digits": (
         "%Y-%m-%dT%H%z",
         ["2026-11-01T23+0000.csv", "2026-11-02T00+0200.csv"],
         "2026-11-01T23+0000.csv",
@@ -146,7 +146,7 @@ WRONG_FORMATS = {
         ["01-02-2026.csv", "01-31-2026.CSV.gz"],
         [r"01-02-2026\.csv", r"01-31-2026\.CSV\.gz"],
     ),
-    "digits that touch each other": (
+    "numbers without separators": (
         "users_%Y%m%d",
         ["users_2025111.csv", "users_2025228.csv"],
         [r"expected.* users_20\d{6}\.csv", r"users_2025(111|228)\.csv"],
@@ -190,7 +190,7 @@ SPELLINGS = [
     ("%%f_%Y", "%f_2026", "2026-01-01T00:00:00"),
     ("export_v007_%Y%m%d", "export_v007_20261101", "2026-11-01T00:00:00"),
 ]
-# Names that strptime reads, though the time in them isn't certain
+# Names that strptime accepts, although formatting the time again gives another name
 DIFFERENT_SPELLINGS = [
     ("%Y%m%d", "2026111"),
     ("%Y%m%d", "202611 1"),
@@ -224,7 +224,7 @@ def test_a_name_is_read_in_any_spelling_of_its_time(
 def test_a_name_that_is_written_differently_does_not_match(
     time_format: str, stem: str
 ) -> None:
-    datetime.strptime(stem, time_format)  # which raises nothing
+    datetime.strptime(stem, time_format)  # must not raise
     assert parse_timestamp(stem + ".csv", time_format) is None
 
 
@@ -255,7 +255,7 @@ def test_skipped_names_are_in_the_debug_log(project: Project) -> None:
 
 @posix("needs links and named pipes")
 def test_only_regular_files_and_links_to_them_count(project: Project) -> None:
-    """A link to nowhere, a link to itself, a device, a folder and a pipe are newer here."""
+    """A broken link, a link to itself, a device, a folder and a pipe are newer."""
     itself = "users_2027-03-01T00-00-00.csv"
     for month, target in enumerate(["/dev/zero", "gone", itself], start=1):
         link = project.exports / f"users_2027-{month:02}-01T00-00-00.csv"
@@ -285,7 +285,7 @@ def test_the_newest_may_be_compressed_and_end_in_capitals(
 #### The named file
 
 # Where vip.csv is, and what the command line says
-PLACES = {
+KEY_SOURCES = {
     "folder": (["exports/vip.csv"], "vip.csv"),
     "current": (["vip.csv"], "vip.csv"),
     "folder before current": (["exports/vip.csv", "vip.csv"], "vip.csv"),
@@ -294,7 +294,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize(("places", "argument"), PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize(("places", "argument"), KEY_SOURCES.values(), ids=KEY_SOURCES)
 def test_the_argument_selects_the_file(
     project: Project, places: list[str], argument: str
 ) -> None:
@@ -331,7 +331,7 @@ def test_a_missing_file_or_folder_is_named(project: Project) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "loop", "failing disk"])
 def test_an_unreadable_file_is_named_in_one_line(project: Project, kind: str) -> None:
-    """Everybody may open /proc/self/mem, and nobody can read it from its start."""
+    """/proc/self/mem can be opened, but reading it from the start fails."""
     name = "vip.csv"
     expected = r"vip\.csv"
     if kind == "folder":
@@ -359,7 +359,7 @@ def test_the_newest_file_is_named_if_it_is_unreadable(project: Project) -> None:
 #### The copy
 
 
-@posix("limits the size of files with a shell")
+@posix("limits file sizes with ulimit")
 def test_a_temporary_folder_that_cannot_be_used_is_named(project: Project) -> None:
     project.users(5000)
     project.configure(aws={"tmp_folder": "nowhere"})
@@ -391,7 +391,7 @@ def test_the_copy_leaves_nothing_behind(project: Project) -> None:
 
 
 def copy_of(path: Path) -> bytes:
-    """Return what a run would copy of this file. Raise RunAborted as the run would."""
+    """Return a run's copy of this file, or raise RunAborted as the run would."""
     settings = load_settings(
         user={"user_id": "user_id"},
         local={"folder": path.parent},
@@ -443,14 +443,14 @@ def test_a_complete_file_is_copied_at_once(
     ],
     ids=["recent", "a clock ahead", "old", "complete", "gzip"],
 )
-def test_an_unfinished_last_line_is_looked_at_again(
+def test_a_file_with_an_unfinished_last_line_is_checked_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     content: bytes,
     age: float,
     waits: bool,
 ) -> None:
-    """A file that was written just now, and whose last line may be half of one, may grow."""
+    """A file that was written just now may grow if its last line isn't complete."""
     path = tmp_path / "vip.csv"
     path.write_bytes(content)
     modified = time.time() - age
@@ -479,7 +479,7 @@ def test_a_file_that_does_not_grow_is_imported(project: Project) -> None:
 
 
 def change(path: Path, how: str) -> None:
-    """Change a file as somebody else might during a run."""
+    """Change a file as another program might during a run."""
     other_rows = path.read_bytes().replace(b"\nu", b"\nw")  # of the same size
     if how == "append":
         with path.open("ab") as file:
@@ -508,7 +508,7 @@ NEW_FILES = [
 def test_the_copy_is_imported_whatever_happens_to_the_original(
     project: Project, how: str
 ) -> None:
-    """A changed original is an error at the end; one that was replaced or removed is none."""
+    """A changed original is an error at the end; a replaced or removed one isn't."""
     project.enable_notices()
     path = project.users(30)
 
@@ -570,7 +570,7 @@ def has_copied(pid: int) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 @pytest.mark.parametrize("stalls", ["before it opens", "in the middle"])
 def test_a_signal_ends_a_run_whose_pipe_stalls(project: Project, stalls: str) -> None:
-    """What came through the pipe is kept, as nobody can read it again."""
+    """The data read from the pipe is saved, because it can't be read again."""
     project.enable_notices()
     path = project.folder / "pipe"
     os.mkfifo(path)
@@ -596,7 +596,7 @@ def test_a_signal_ends_a_run_whose_pipe_stalls(project: Project, stalls: str) ->
     )
 
 
-def test_the_time_of_a_file_without_one_in_its_name_is_that_of_its_change(
+def test_a_file_without_a_time_in_its_name_has_its_modification_time(
     project: Project,
 ) -> None:
     """A file from [file] name may be too old, too; one from the command line never is."""

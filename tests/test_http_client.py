@@ -1,4 +1,4 @@
-"""The chapter HTTP, tested with servers on loopback that send exactly the bytes of each test."""
+"""The HTTP chapter, tested against loopback servers that send a test's exact bytes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from export_csv import HttpClient, NoResponse, Response
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"a": 1}'
 OTHER = b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n{"b": 2}'
 HEADERS = {"Authorization": "Bearer token", "User-Agent": "tests"}
-LIMIT = 0.3  # seconds, for a time limit that is to be exceeded
-FOREVER = 300  # seconds, for a server that says nothing more
-# Seconds in which every request has ended, also on a busy machine; far less than FOREVER.
+LIMIT = 0.3  # seconds, for a time limit that the test exceeds
+FOREVER = 300  # seconds, for a server that sends nothing more
+# Seconds within which every request ends, even on a busy machine; less than FOREVER.
 SOON = 60
 
 Tls = ssl.SSLContext | None
@@ -86,10 +86,10 @@ Step = bytes | float | Callable[[Connection], object]
 
 
 class Server:
-    """Follows a script per connection: the steps for each request, and then it closes.
+    """Follows one script per connection: the steps for each request, then it closes it.
 
-    The last script is for all further connections too. With `reads` = False, it follows the first
-    steps without reading a request.
+    The last script is also used for all further connections. If `reads` is False, the steps are
+    followed without reading requests.
     """
 
     running: ClassVar[list[Server]] = []
@@ -170,7 +170,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_certificate(folder: Path, name: str, *hosts: str) -> ssl.SSLContext:
-    """Make a self-signed certificate `name`.pem; return the context of a server that has it."""
+    """Make a self-signed certificate `name`.pem; return an SSL context that uses it."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     names: list[x509.GeneralName] = []
@@ -208,7 +208,7 @@ def make_certificate(folder: Path, name: str, *hosts: str) -> ssl.SSLContext:
 
 @pytest.fixture
 def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """Make the context of a server whose certificate REQUESTS_CA_BUNDLE trusts."""
+    """Make an SSL context for a server whose certificate is in REQUESTS_CA_BUNDLE."""
     context = make_certificate(tmp_path, "trusted", "127.0.0.1", "localhost")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "trusted.pem"))
     return context
@@ -227,7 +227,7 @@ def client_for(server: Server, connections: int = 1) -> HttpClient:
     return HttpClient(server.url, HEADERS, connections=connections)
 
 
-def ask(
+def post(
     client: HttpClient,
     body: bytes = b"{}",
     *,
@@ -244,8 +244,8 @@ def ok(answer: Response | NoResponse, expected: object = None) -> Response:
     return answer
 
 
-def none(answer: Response | NoResponse, reason: str) -> NoResponse:
-    """Return the reason why there is no response; fail the test if it is another one."""
+def no_response(answer: Response | NoResponse, reason: str) -> NoResponse:
+    """Return the NoResponse; fail the test if there is a response or another reason."""
     assert isinstance(answer, NoResponse), answer
     assert reason in answer.reason
     assert "\n" not in answer.reason
@@ -253,9 +253,9 @@ def none(answer: Response | NoResponse, reason: str) -> NoResponse:
 
 
 def timed_out(answer: Response | NoResponse, started: float) -> NoResponse:
-    """Fail the test unless the request ended because its time was over."""
+    """Fail the test unless the request timed out."""
     assert time.monotonic() - started < SOON
-    return none(answer, "timed out: no complete response within ")
+    return no_response(answer, "timed out: no complete response within ")
 
 
 #### Response
@@ -323,7 +323,7 @@ def test_a_header_that_is_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_foreign_response_is_described_without_its_text() -> None:
-    """Only a page's title is shown, and a single word as Slack's errors are."""
+    """Only a page's title is shown, or a single word such as an error from Slack."""
     html = {"Content-Type": "text/html; charset=utf-8"}
     page = (
         b"<html><TITLE lang=en>\n Bad &amp; gate\x1bway\n</TITLE>you sent: a@b.de"
@@ -347,12 +347,12 @@ def test_a_foreign_response_is_described_without_its_text() -> None:
 #### Requests
 
 
-def test_nothing_is_sent_but_what_was_asked_for(tls: Tls) -> None:
-    """No cookie is sent back, and no header of urllib3's is added."""
+def test_no_cookies_and_no_extra_headers_are_sent(tls: Tls) -> None:
+    """No cookie is sent back, and urllib3 adds no headers of its own."""
     with_cookie = OK.replace(b"OK\r\n", b"OK\r\nSet-Cookie: a=b\r\n", 1)
     server = Server([[with_cookie], [OK], [OK]], tls=tls)
     client = client_for(server)
-    ok(ask(client, b'{"x": 1}'), {"a": 1})
+    ok(post(client, b'{"x": 1}'), {"a": 1})
     ok(client.request("GET", server.url + "?per_page=1#part"))
     ok(client.request("POST", server.url))
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
@@ -387,7 +387,7 @@ def test_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_headers_and_body_arrive_together(tls: Tls) -> None:
-    """One packet, on a new connection and on a used one."""
+    """They arrive in one packet, on a new connection and on a reused one."""
     arrived = []
 
     def read_once(connection: Connection) -> None:
@@ -397,7 +397,7 @@ def test_headers_and_body_arrive_together(tls: Tls) -> None:
     server = Server([[read_once, OK], [read_once, OK]], tls=tls, reads=False)
     client = client_for(server)
     for _ in range(2):
-        ok(ask(client, b'{"x": 1}'))
+        ok(post(client, b'{"x": 1}'))
     assert arrived == [(True, True)] * 2
 
 
@@ -410,7 +410,7 @@ def test_each_status_is_a_response_and_never_retried() -> None:
     server = Server([[b"HTTP/1.1 %d X\r\n" % status + rest] for status in STATUSES])
     client = client_for(server)
     for number, status in enumerate(STATUSES, start=1):
-        answer = ok(ask(client))
+        answer = ok(post(client))
         assert (answer.status, len(server.requests)) == (status, number)
         assert answer.headers["location"] == "/elsewhere"
     assert server.connections == 1
@@ -424,7 +424,7 @@ def test_300_threads_share_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[Response | NoResponse] = []
 
     def work() -> None:
-        answers.append(ask(client))
+        answers.append(post(client))
 
     threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
@@ -439,15 +439,15 @@ def test_300_threads_share_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fresh_request_closes_idle_connections() -> None:
     server = Server([[OK], [OK]])
     client = client_for(server)
-    ok(ask(client))
+    ok(post(client))
     gc.disable()  # reference counting alone has to do it
     try:
-        ok(ask(client, fresh=True))
+        ok(post(client, fresh=True))
         assert server.connections == 2
         eventually(lambda: server.closed == 1)
     finally:
         gc.enable()
-    ok(ask(client))
+    ok(post(client))
     assert server.connections == 2
 
 
@@ -495,49 +495,49 @@ def test_the_whole_response_has_one_time_limit(
     with monkeypatch.context() as patch:
         patch.setattr(export_csv, "RESPONSE_TIMEOUT", LIMIT)
         started = time.monotonic()
-        answer = timed_out(ask(client), started)
+        answer = timed_out(post(client), started)
     assert not answer.is_permanent
     assert not answer.is_stale_connection
-    ok(ask(client))
+    ok(post(client))
     assert server.connections == 2
 
 
-def test_a_slow_but_timely_response_is_complete(tls: Tls) -> None:
+def test_a_slow_response_within_the_time_limit_is_accepted(tls: Tls) -> None:
     server = Server([trickle(OK, 0.005), [OK]], tls=tls)
     client = client_for(server)
-    ok(ask(client), {"a": 1})
-    ok(ask(client))
+    ok(post(client), {"a": 1})
+    ok(post(client))
     assert server.connections == 1
 
 
 def test_timeout_shortens_one_request(tls: Tls) -> None:
-    """Also on a kept-alive connection, which isn't called stale then."""
+    """A kept-alive connection that exceeds it isn't reported as stale."""
     server = Server([[OK], [FOREVER]], [[OK]], tls=tls)
     client = client_for(server)
-    ok(ask(client))
-    answer = timed_out(ask(client, timeout=LIMIT), time.monotonic())
+    ok(post(client))
+    answer = timed_out(post(client, timeout=LIMIT), time.monotonic())
     assert not answer.is_stale_connection
-    ok(ask(client))
-    timed_out(ask(client, timeout=0), time.monotonic())
+    ok(post(client))
+    timed_out(post(client, timeout=0), time.monotonic())
 
 
-def test_connecting_has_a_limit_of_its_own(
+def test_connecting_has_its_own_time_limit(
     trusted: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It covers the TLS handshake, but not the response."""
     monkeypatch.setattr(export_csv, "CONNECT_TIMEOUT", 2)
     slow = Server([[2.5, OK]], tls=trusted)
-    ok(ask(client_for(slow)), {"a": 1})
+    ok(post(client_for(slow)), {"a": 1})
     monkeypatch.setattr(export_csv, "CONNECT_TIMEOUT", LIMIT)
     silent = Server([[FOREVER]], reads=False)
     silent.url = silent.url.replace("http:", "https:")
-    timed_out(ask(client_for(silent)), time.monotonic())
+    timed_out(post(client_for(silent)), time.monotonic())
 
 
-def test_sending_has_the_time_limit_too(tls: Tls) -> None:
+def test_the_time_limit_applies_to_sending_too(tls: Tls) -> None:
     server = Server([[FOREVER]], tls=tls, reads=False)
     body = b"x" * 30_000_000
-    timed_out(ask(client_for(server), body, timeout=LIMIT), time.monotonic())
+    timed_out(post(client_for(server), body, timeout=LIMIT), time.monotonic())
 
 
 def name_lookup(*addresses: str) -> Callable[..., object]:
@@ -595,7 +595,7 @@ def test_all_addresses_of_a_host_share_the_connect_timeout(
 #### The size limit
 
 
-def test_a_body_has_a_mebibyte_at_most(tls: Tls) -> None:
+def test_a_body_is_limited_to_one_mebibyte(tls: Tls) -> None:
     def body(size: int) -> bytes:
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
 
@@ -606,10 +606,10 @@ def test_a_body_has_a_mebibyte_at_most(tls: Tls) -> None:
         tls=tls,
     )
     client = client_for(server)
-    assert len(ok(ask(client)).body) == 2**20
-    none(ask(client), "more than 1,048,576 bytes")
-    none(ask(client, fresh=True), "more than 1,048,576 bytes")
-    ok(ask(client), {"a": 1})
+    assert len(ok(post(client)).body) == 2**20
+    no_response(post(client), "more than 1,048,576 bytes")
+    no_response(post(client, fresh=True), "more than 1,048,576 bytes")
+    ok(post(client), {"a": 1})
     assert server.connections == 3
 
 
@@ -634,12 +634,12 @@ FLOODS: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("case", FLOODS)
 def test_a_response_without_an_end_is_not_read_forever(case: str) -> None:
-    none(ask(client_for(Server([FLOODS[case]]))), "more than 1,048,576 bytes")
+    no_response(post(client_for(Server([FLOODS[case]]))), "more than 1,048,576 bytes")
 
 
 def test_interim_responses_without_an_end_are_not_read_forever() -> None:
     server = Server([[send_forever(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)]])
-    none(ask(client_for(server)), "")
+    no_response(post(client_for(server)), "")
 
 
 #### Incomplete responses
@@ -658,7 +658,7 @@ CUT_OFF = {
 
 
 @pytest.mark.parametrize("case", CUT_OFF)
-def test_a_response_that_is_cut_off_is_none(case: str, tls: Tls) -> None:
+def test_a_response_that_is_cut_off_counts_as_no_response(case: str, tls: Tls) -> None:
     """Whatever its status: with urllib3 1.26, a 400 would be taken for complete."""
     cut_off = CUT_OFF[case]
     scripts: list[list[list[Step]]] = [
@@ -667,22 +667,22 @@ def test_a_response_that_is_cut_off_is_none(case: str, tls: Tls) -> None:
     server = Server(*scripts, [[OK]], tls=tls)
     client = client_for(server)
     for number in range(1, 4):
-        ok(ask(client))
-        answer = none(ask(client), "the response was cut off")
+        ok(post(client))
+        answer = no_response(post(client), "the response was cut off")
         assert not answer.is_stale_connection
         assert not answer.is_permanent
         assert server.connections == number
-    ok(ask(client), {"a": 1})
+    ok(post(client), {"a": 1})
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
-def test_a_body_until_the_end_of_the_connection_is_complete(
+def test_a_body_that_ends_with_the_connection_is_complete(
     version: bytes, tls: Tls
 ) -> None:
     server = Server([[version + b' 200 OK\r\nX: y\r\n\r\n{"a": 1}']], [[OK]], tls=tls)
     client = client_for(server)
-    ok(ask(client), {"a": 1})
-    ok(ask(client))
+    ok(post(client), {"a": 1})
+    ok(post(client))
     assert server.connections == 2
 
 
@@ -691,7 +691,7 @@ def test_chunks_are_put_together(tls: Tls) -> None:
     server = Server([[data], trickle(data, 0.001), [OK]], tls=tls)
     client = client_for(server)
     for _ in range(3):
-        ok(ask(client), {"a": 1})
+        ok(post(client), {"a": 1})
     assert server.connections == 1
 
 
@@ -706,13 +706,15 @@ NOT_HTTP = {
 
 
 @pytest.mark.parametrize("case", NOT_HTTP)
-def test_what_is_not_http_is_no_response_and_not_shown(case: str) -> None:
+def test_data_that_is_not_http_counts_as_no_response_and_is_not_shown(
+    case: str,
+) -> None:
     server = Server([[NOT_HTTP[case]]], [[OK]])
     client = client_for(server)
-    answer = none(ask(client), "no response (")
+    answer = no_response(post(client), "no response (")
     assert "secret" not in answer.reason
     assert not answer.is_permanent
-    ok(ask(client))
+    ok(post(client))
 
 
 #### Unsolicited bytes
@@ -722,22 +724,22 @@ def test_what_is_not_http_is_no_response_and_not_shown(case: str) -> None:
 def test_an_interim_response_is_the_last_one_of_its_connection(
     status: int, tls: Tls
 ) -> None:
-    """Its final response, which may come at any time, would be the next request's."""
+    """A final response that arrives later would be taken for the next request's."""
     data = b"HTTP/1.1 %d X\r\n\r\n" % status
     server = Server([[data, 0.2, OTHER], [OTHER]], [[OK], [OK]], tls=tls)
     client = client_for(server)
-    assert ok(ask(client)).status == status
-    ok(ask(client), {"a": 1})
+    assert ok(post(client)).status == status
+    ok(post(client), {"a": 1})
     eventually(lambda: server.closed == 1)
-    ok(ask(client), {"a": 1})
+    ok(post(client), {"a": 1})
 
 
 def test_100_continue_is_skipped(tls: Tls) -> None:
     data = b"HTTP/1.1 100 Continue\r\n\r\n"
     server = Server([[data, 0.1, OK], [data + OK]], tls=tls)
     client = client_for(server)
-    ok(ask(client), {"a": 1})
-    ok(ask(client), {"a": 1})
+    ok(post(client), {"a": 1})
+    ok(post(client), {"a": 1})
     assert server.connections == 1
 
 
@@ -764,10 +766,10 @@ def test_unsolicited_bytes_are_not_the_next_response(case: str, tls: Tls) -> Non
         [[*UNSOLICITED[case], lambda _: sent.set()], [OTHER]], [[OK]], tls=tls
     )
     client = client_for(server)
-    ok(ask(client))
+    ok(post(client))
     sent.wait(SOON)
-    time.sleep(0.05)  # loopback delivers within that
-    ok(ask(client), {"a": 1})
+    time.sleep(0.05)  # loopback delivers them within that time
+    ok(post(client), {"a": 1})
     assert server.connections == 2
 
 
@@ -784,30 +786,30 @@ def test_a_response_that_just_fills_the_buffer_keeps_its_connection(
         [[data], [data + OTHER, lambda _: sent.set()], [OTHER]], [[OK]], tls=tls
     )
     client = client_for(server)
-    assert ok(ask(client)).body == body
-    assert ok(ask(client)).body == body
+    assert ok(post(client)).body == body
+    assert ok(post(client)).body == body
     assert server.connections == 1
     sent.wait(SOON)
-    time.sleep(0.05)  # over TLS they are another record, which may arrive later
-    ok(ask(client), {"a": 1})
+    time.sleep(0.05)  # over TLS, OTHER is a separate record and may arrive later
+    ok(post(client), {"a": 1})
     assert server.connections == 2
 
 
 def test_length_and_chunks_together_end_the_connection() -> None:
-    """Somebody on the way may find another end of it."""
+    """A proxy may disagree about where such a response ends."""
     both = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     server = Server([[both], [OTHER]], [[OK]])
     client = client_for(server)
-    ok(ask(client))
-    ok(ask(client), {"a": 1})
+    ok(post(client))
+    ok(post(client), {"a": 1})
 
 
 def test_connection_close_is_obeyed(tls: Tls) -> None:
     closing = OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n", 1)
     server = Server([[closing], [OTHER]], [[OK]], tls=tls)
     client = client_for(server)
-    ok(ask(client), {"a": 1})
-    ok(ask(client), {"a": 1})
+    ok(post(client), {"a": 1})
+    ok(post(client), {"a": 1})
     assert server.connections == 2
 
 
@@ -820,11 +822,11 @@ ENDS: dict[str, Step] = {"closed": Connection.close, "reset": Connection.reset}
 def test_a_kept_alive_connection_that_is_closed_is_stale(end: Step, tls: Tls) -> None:
     server = Server([[OK], [end]], [[OK]], tls=tls)
     client = client_for(server)
-    ok(ask(client))
-    answer = none(ask(client), "the server closed the idle connection")
+    ok(post(client))
+    answer = no_response(post(client), "the server closed the idle connection")
     assert answer.is_stale_connection
     assert not answer.is_permanent
-    ok(ask(client, fresh=True), {"a": 1})
+    ok(post(client, fresh=True), {"a": 1})
     assert server.connections == 2
 
 
@@ -832,9 +834,9 @@ def test_a_kept_alive_connection_that_is_closed_is_stale(end: Step, tls: Tls) ->
 def test_a_new_connection_that_is_closed_is_not_stale(end: Step, tls: Tls) -> None:
     server = Server([[end]], [[OK], [0.1, end]], tls=tls)
     client = client_for(server)
-    assert not none(ask(client), "connection lost").is_stale_connection
-    ok(ask(client))
-    assert none(ask(client), "").is_stale_connection
+    assert not no_response(post(client), "connection lost").is_stale_connection
+    ok(post(client))
+    assert no_response(post(client), "").is_stale_connection
 
 
 STARTS = [b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", OK[:-1]]
@@ -846,15 +848,15 @@ def test_a_connection_closed_after_some_bytes_is_not_stale(end: Step, tls: Tls) 
     server = Server(*scripts, tls=tls)
     client = client_for(server)
     for _ in STARTS:
-        ok(ask(client))
-        assert not none(ask(client), "").is_stale_connection
+        ok(post(client))
+        assert not no_response(post(client), "").is_stale_connection
 
 
 def test_an_idle_connection_that_was_closed_is_replaced_silently(tls: Tls) -> None:
     server = Server([[OK]], tls=tls)
     client = client_for(server)
     for number in (1, 2, 3):
-        ok(ask(client))
+        ok(post(client))
         eventually(lambda number=number: server.closed == number)  # type: ignore[misc]
     assert server.connections == 3
 
@@ -866,9 +868,9 @@ def test_a_broken_pipe_on_a_kept_alive_connection_is_stale(tls: Tls) -> None:
 
     server = Server([[OK, close_while_receiving]], [[OK]], tls=tls)
     client = client_for(server)
-    ok(ask(client))
-    assert none(ask(client, b"x" * 20_000_000), "").is_stale_connection
-    ok(ask(client), {"a": 1})
+    ok(post(client))
+    assert no_response(post(client, b"x" * 20_000_000), "").is_stale_connection
+    ok(post(client), {"a": 1})
 
 
 def test_a_response_may_come_before_the_request_is_complete() -> None:
@@ -884,10 +886,10 @@ def test_a_response_may_come_before_the_request_is_complete() -> None:
                 pass
 
     server = Server([[answer_early]], reads=False)
-    assert ok(ask(client_for(server), b"x" * 3_000_000)).status == 413
+    assert ok(post(client_for(server), b"x" * 3_000_000)).status == 413
 
 
-#### Errors of the network, of TLS and of proxies
+#### Network, TLS and proxy errors
 
 
 def free_port() -> int:
@@ -896,9 +898,9 @@ def free_port() -> int:
         return port
 
 
-def test_a_refused_connection_is_named_without_the_url() -> None:
+def test_a_refused_connection_is_reported_without_the_url() -> None:
     url = f"http://127.0.0.1:{free_port()}/users?auth_token=secret"
-    answer = none(
+    answer = no_response(
         HttpClient(url, {}).request("POST", url),
         "no response (ConnectionRefusedError: ",
     )
@@ -907,28 +909,32 @@ def test_a_refused_connection_is_named_without_the_url() -> None:
     assert not answer.is_stale_connection
 
 
-def test_an_unknown_host_may_be_known_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_is_not_permanent(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> object:
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     url = "https://nowhere.example/users"
-    assert not none(HttpClient(url, {}).request("POST", url), "gaierror").is_permanent
+    assert not no_response(
+        HttpClient(url, {}).request("POST", url), "gaierror"
+    ).is_permanent
 
 
-def test_an_unknown_certificate_is_permanent(tmp_path: Path) -> None:
+def test_an_untrusted_certificate_is_permanent(tmp_path: Path) -> None:
     server = Server([[OK]], tls=make_certificate(tmp_path, "unknown", "127.0.0.1"))
-    assert none(ask(client_for(server)), "certificate verify failed").is_permanent
+    assert no_response(
+        post(client_for(server)), "certificate verify failed"
+    ).is_permanent
     assert not server.requests
 
 
 @pytest.mark.parametrize("host", ["other.example", "127.0.0.2"])
-def test_a_certificate_of_another_host_is_permanent(
+def test_a_certificate_for_another_host_is_permanent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     server = Server([[OK]], tls=make_certificate(tmp_path, "other", host))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "other.pem"))
-    assert none(ask(client_for(server)), "ertificate").is_permanent
+    assert no_response(post(client_for(server)), "ertificate").is_permanent
     assert not server.requests
 
 
@@ -945,22 +951,24 @@ def test_an_invalid_ca_bundle_is_permanent(
     if content is not None:
         bundle.write_text(content)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-    assert none(ask(client_for(Server([[OK]], tls=trusted))), "").is_permanent
+    assert no_response(post(client_for(Server([[OK]], tls=trusted))), "").is_permanent
 
 
-def test_a_folder_of_certificates_may_be_given(
+def test_the_ca_bundle_may_be_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: ssl.SSLContext
 ) -> None:
-    """This one has no links in OpenSSL's way, so nothing in it is found."""
+    """It lacks the hashed links that OpenSSL looks for, so no certificate is found."""
     server = Server([[OK]], tls=trusted)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
-    assert none(ask(client_for(server)), "certificate verify failed").is_permanent
+    assert no_response(
+        post(client_for(server)), "certificate verify failed"
+    ).is_permanent
 
 
-def test_plain_http_on_a_tls_port_may_pass() -> None:
+def test_plain_http_on_a_tls_port_is_not_permanent() -> None:
     server = Server([[b"HTTP/1.1 400 Bad Request\r\n\r\n"]], reads=False)
     server.url = server.url.replace("http:", "https:")
-    assert not none(ask(client_for(server)), "").is_permanent
+    assert not no_response(post(client_for(server)), "").is_permanent
 
 
 INVALID_PROXIES = [
@@ -980,7 +988,7 @@ def test_an_invalid_proxy_is_permanent(
     monkeypatch.setenv("HTTP_PROXY", proxy)
     monkeypatch.setenv("http_proxy", proxy)
     url = "http://intercom.example/users"
-    answer = none(HttpClient(url, {}).request("POST", url), "")
+    answer = no_response(HttpClient(url, {}).request("POST", url), "")
     assert answer.is_permanent
     assert "secret" not in answer.reason
 
@@ -1002,9 +1010,9 @@ def test_http_goes_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_proxy_exempts_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server([[OK]])
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
-    none(ask(client_for(server)), "")
+    no_response(post(client_for(server)), "")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    ok(ask(client_for(server)), {"a": 1})
+    ok(post(client_for(server)), {"a": 1})
 
 
 def tunnel_to(server: Server, tls: Tls = None) -> Server:
@@ -1033,7 +1041,7 @@ def tunnel_to(server: Server, tls: Tls = None) -> Server:
 def test_https_goes_through_a_tunnel(
     monkeypatch: pytest.MonkeyPatch, trusted: ssl.SSLContext
 ) -> None:
-    """The proxy is told its credentials, and the server is not; stale connections are noticed."""
+    """Only the proxy gets the proxy credentials; stale connections are detected."""
     scripts: list[list[list[Step]]] = [
         [[OK], [OK], [OK + OTHER], [OTHER]],
         [[OK], [Connection.close]],
@@ -1048,7 +1056,7 @@ def test_https_goes_through_a_tunnel(
         ok(client.request("POST", url, b"{}"), {"a": 1})
     assert (server.connections, len(proxy.requests)) == (1, 1)
     ok(client.request("POST", url, b"{}"), {"a": 1})
-    assert none(
+    assert no_response(
         client.request("POST", url, b"{}"), "idle connection"
     ).is_stale_connection
     ok(client.request("POST", url, b"{}", fresh=True), {"a": 1})
@@ -1060,7 +1068,7 @@ def test_https_goes_through_a_tunnel(
     assert b"Proxy-Authorization" not in server.requests[0]
 
 
-def test_the_proxy_may_be_asked_over_tls(
+def test_the_proxy_may_be_reached_over_tls(
     monkeypatch: pytest.MonkeyPatch, trusted: ssl.SSLContext
 ) -> None:
     server = Server([[OK], [OK]], tls=trusted)
@@ -1076,14 +1084,14 @@ REFUSALS = [(407, True), (403, True), (429, False), (502, False), (503, False)]
 
 
 @pytest.mark.parametrize(("status", "is_permanent"), REFUSALS)
-def test_a_proxy_that_refuses_to_connect_is_named(
+def test_the_status_of_a_proxy_that_refuses_to_connect_is_reported(
     monkeypatch: pytest.MonkeyPatch, status: int, is_permanent: bool
 ) -> None:
     page = b"HTTP/1.1 %d you sent a secret\r\nContent-Length: 6\r\n\r\nsecret" % status
     proxy = Server([[page]])
     monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
     url = "https://localhost/users"
-    answer = none(HttpClient(url, {}).request("POST", url), f"status {status}")
+    answer = no_response(HttpClient(url, {}).request("POST", url), f"status {status}")
     assert answer.is_permanent == is_permanent
     assert "secret" not in answer.reason
 
@@ -1096,7 +1104,7 @@ SLOW_PROXIES: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("case", SLOW_PROXIES)
 @pytest.mark.parametrize("constant", ["CONNECT_TIMEOUT", "RESPONSE_TIMEOUT"])
-def test_a_proxy_has_the_time_limits_too(
+def test_the_time_limits_apply_to_a_proxy_too(
     monkeypatch: pytest.MonkeyPatch, case: str, constant: str
 ) -> None:
     monkeypatch.setattr(export_csv, constant, LIMIT)
@@ -1116,8 +1124,8 @@ def test_no_request_raises() -> None:
         ("POST", ""),
     ]
     for method, url in impossible:
-        none(HttpClient(url, {}).request(method, url), "")
-    none(ask(HttpClient(server.url, {"X": "a\r\nb: c"})), "")
+        no_response(HttpClient(url, {}).request(method, url), "")
+    no_response(post(HttpClient(server.url, {"X": "a\r\nb: c"})), "")
 
 
 def test_the_time_limits_are_those_of_the_design() -> None:

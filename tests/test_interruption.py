@@ -1,4 +1,4 @@
-"""Signals, a second run and full disks: how a run that ends too early ends, and what it saves."""
+"""Signals, a second run and full disks: how a run ends early, and what it saves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mock_services import MockServices
 import export_csv
 
 if sys.platform == "win32":
-    BREAK = pytest.param(signal.SIGBREAK, marks=not_wine("only delivers Ctrl-C"))
+    BREAK = pytest.param(signal.SIGBREAK, marks=not_wine("Wine only delivers Ctrl-C"))
     SIGNALS: list[Any] = [signal.SIGINT, BREAK]
     SIGTERM = signal.SIGINT
     SIGHUP = signal.SIGINT
@@ -43,7 +43,7 @@ else:
 each_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 only_posix = posix("Windows only has Ctrl-C and Ctrl-Break")
 
-SILENCE = 60  # seconds; nobody waits for a response that takes so long
+SILENCE = 60  # seconds; no test waits that long for a response
 
 
 class Gate:
@@ -78,7 +78,7 @@ class Gate:
 
 
 def wait_for_end(child: Child, number: signal.Signals, project: Project) -> Result:
-    """Wait for a run that a signal ends: check its status, the red notice, and the logs."""
+    """Wait for a run that a signal ends. Check its status, red notice and logs."""
     result = child.wait(25)
     assert result.status == 128 + number, result
     assert "Traceback" not in result.err
@@ -125,7 +125,7 @@ def test_users_in_flight_are_finished_and_the_other_rows_saved(
     assert len(services.requests) == len(accepted) < 40
     assert result.counts() == (len(accepted), 0, 40 - len(accepted))
     assert sorted([*accepted, *rejected_ids(result)]) == sorted(users(1, 40))
-    # One line speaks for all rows that the run never reached.
+    # One line covers all rows that the run never reached.
     first_line = len(accepted) + 2
     (reason,) = result.reasons()
     assert reason[0] == f"lines {first_line} to 41"
@@ -135,7 +135,7 @@ def test_users_in_flight_are_finished_and_the_other_rows_saved(
 
 @each_signal
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_the_wait_before_a_retry_ends(
+def test_a_signal_ends_the_wait_before_a_retry(
     project: Project, services: MockServices, number: signal.Signals, concurrency: int
 ) -> None:
     services.faults_by_user_id = {"u3": Fault(status=503)}
@@ -160,7 +160,7 @@ def read_debug_log(project: Project) -> str:
 
 @each_signal
 @pytest.mark.parametrize("status", [None, 429])
-def test_the_wait_for_the_rate_limit_ends(
+def test_a_signal_ends_the_wait_for_the_rate_limit(
     project: Project, services: MockServices, number: signal.Signals, status: int | None
 ) -> None:
     reset = str(int(services.now()) + 200)
@@ -186,10 +186,10 @@ def test_the_wait_for_the_rate_limit_ends(
 
 @each_signal
 @pytest.mark.parametrize("phase", ["notice", "attributes", "retry"])
-def test_whatever_comes_before_the_first_user_ends(
+def test_a_signal_ends_a_run_before_its_first_user(
     project: Project, services: MockServices, number: signal.Signals, phase: str
 ) -> None:
-    """Waiting for the start notice, the workspace's attributes, or another attempt at these."""
+    """During the start notice, the attributes request, or the pause before a retry."""
     silence = Fault(delay=SILENCE)
     if phase == "notice":
         services.notice_faults = [silence] * 2
@@ -217,7 +217,7 @@ def test_whatever_comes_before_the_first_user_ends(
 
 
 @only_posix
-def test_a_run_ends_while_it_reads_a_big_file(
+def test_a_signal_ends_a_run_that_reads_a_large_file(
     project: Project, services: MockServices
 ) -> None:
     rows = "".join(
@@ -236,7 +236,7 @@ def test_a_run_ends_while_it_reads_a_big_file(
 
 
 @only_posix
-def test_a_run_ends_in_the_middle_of_many_invalid_rows(
+def test_a_signal_ends_a_run_among_many_invalid_rows(
     project: Project, services: MockServices
 ) -> None:
     count = 20_000
@@ -255,10 +255,10 @@ def test_a_run_ends_in_the_middle_of_many_invalid_rows(
 
 
 @only_posix
-def test_a_run_ends_while_its_input_pipe_stalls(
+def test_a_signal_ends_a_run_whose_input_pipe_stalls(
     project: Project, services: MockServices
 ) -> None:
-    """What has come through the pipe is saved: nobody can read it again."""
+    """The data read from the pipe is saved, because it can't be read again."""
     project.enable_notices()
     child = project.start("/dev/stdin", stdin=subprocess.PIPE)
     assert child.process.stdin
@@ -285,14 +285,14 @@ def test_a_run_ends_while_its_input_pipe_stalls(
     [
         (1, "", Fault(), 0),
         (8, "", Fault(), 0),
-        (1, "\n\n  \nuser_id,email,name\n", Fault(), 0),  # no more rows come
+        (1, "\n\n  \nuser_id,email,name\n", Fault(), 0),  # no more rows follow
         (1, "", Fault(status=422), 1),
         (8, "u6,,\n", Fault(), 0),
         (1, "u6,,\n", Fault(), 143),  # there is another row
         (1, "", Fault(status=503), 143),  # it would have been tried again
     ],
 )
-def test_a_signal_only_counts_if_a_row_was_not_done(
+def test_a_signal_only_counts_if_a_row_is_unfinished(
     project: Project,
     services: MockServices,
     concurrency: int,
@@ -338,7 +338,7 @@ def test_a_signal_among_unchanged_rows_only_counts_if_some_are_left(
         assert not result.reject_files
 
 
-# Ends the process's run while the row of this user is compared with the state file.
+# Sends SIGTERM to its own process while this user is looked up in the state file.
 SIGNAL_AT_ROW = """
 import os, signal, hashlib
 
@@ -356,9 +356,9 @@ hashlib.sha256 = hash_and_signal
 
 @only_posix
 def test_a_signal_at_the_end_of_a_poll_does_not_make_it_wait_forever() -> None:
-    """It would with SimpleQueue.get, for which the rest of its timeout is then negative."""
+    """With SimpleQueue it would, because the rest of the timeout would be negative."""
     end = time.monotonic() + 0.5
-    # The handler takes longer than a poll, so its timeout is over when it returns.
+    # The handler takes longer than a poll, whose timeout has passed when it returns.
     previous = signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.2))
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
@@ -409,7 +409,7 @@ def test_rows_that_cannot_be_read_again_are_counted_and_named(
     assert result.status == 1
     assert result.counts() == (added, 0, 100 - added)
     assert_says(result.err, "Input/output error")
-    # A user that waits for its turn when the run stops is not sent any more, but saved.
+    # A user that is waiting for its turn when the run stops is saved instead of sent.
     saved = result.rejected_rows()[1:] if result.reject_files else []
     first_lost_line = added + len(saved) + 2
     assert_says(
@@ -438,7 +438,10 @@ def test_a_repeated_signal_changes_nothing(
     second: signal.Signals,
     delay: float,
 ) -> None:
-    """timeout, systemd, shells and the kernel send them twice; here also while nobody is held."""
+    """timeout, systemd, shells and the kernel may send them twice.
+
+    In the cases with the longest delay, no response is held back.
+    """
     is_held = delay < 0.1
     gate = Gate(services, *["u5"] * is_held)
     services.latency = 0.01
@@ -452,7 +455,7 @@ def test_a_repeated_signal_changes_nothing(
         child.send(second)
     time.sleep(0.1)
     gate.opened.set()
-    # If both arrive before Python looks, it handles the one with the lower number first.
+    # If both are pending, Python runs the handler of the lower signal number first.
     result = child.wait(25)
     assert result.status in (128 + first, 128 + second)
     assert project.services.hipchat[-1]["color"] == "red"
@@ -528,7 +531,7 @@ IGNORING = ["sh", "-c", 'trap "" INT HUP; exec "$@"', "sh"]
 def test_signals_that_the_parent_ignores_stay_ignored(
     project: Project, services: MockServices
 ) -> None:
-    """nohup ignores SIGHUP, and a shell SIGINT for jobs in the background."""
+    """nohup ignores SIGHUP, and shells ignore SIGINT for background jobs."""
     project.command = [*IGNORING, *project.script_command]
     gate = Gate(services, "u2")
     project.users(3)
@@ -541,14 +544,14 @@ def test_signals_that_the_parent_ignores_stay_ignored(
     assert (result.status, result.counts()) == (0, (3, 0, 0)), result
 
 
-#### What users in flight may still do
+#### Requests for users in flight
 
 
 @only_posix
 def test_all_requests_of_a_user_in_flight_are_sent(
     project: Project, services: MockServices
 ) -> None:
-    """POST answers 409; the contact is compared and updated though the run has to stop."""
+    """After a 409, the contact is still compared and updated before the run stops."""
     services.contacts["c1"] = {
         "email": "u1@example.com",
         "role": "user",
@@ -598,7 +601,7 @@ def test_nothing_is_retried_after_a_signal(
 def test_a_run_ends_whatever_intercom_does(
     project: Project, services: MockServices, grace_period: float, abandon_after: float
 ) -> None:
-    """Follow-up requests share the grace period; what was sent before the signal is given up."""
+    """Follow-up requests share the grace period; an earlier one is abandoned."""
     services.contacts["c1"] = {
         "email": "u1@example.com",
         "role": "user",
@@ -650,7 +653,7 @@ threading.Thread(target=wait, daemon=True).start()
 def test_a_signal_that_arrives_in_another_thread_is_noticed(
     project: Project, services: MockServices
 ) -> None:
-    """Ctrl-Break does on Windows, and Wine doesn't send it."""
+    """Ctrl-Break does on Windows. Wine can't send it, so a thread raises the signal."""
     number = getattr(signal, "SIGBREAK", signal.SIGTERM)
     gate = Gate(services, "u2")
     now = project.folder / "now"
@@ -666,7 +669,7 @@ def test_a_signal_that_arrives_in_another_thread_is_noticed(
 
 @each_signal
 def test_a_dry_run_ends_too(project: Project, number: signal.Signals) -> None:
-    """It may end by the signal itself, which a shell also reports as 128 + its number."""
+    """The signal itself may end it, which a shell also reports as 128 + its number."""
     project.run_from_file()
     project.users(5000)
     child = project.start("--dry-run")
@@ -720,16 +723,14 @@ def first_run(project: Project, services: MockServices) -> Iterator[tuple[Child,
     [
         ("config.ini", []),
         ("config.ini", ["--quiet"]),
-        pytest.param(
-            "link.ini", [], marks=posix("Windows makes links for administrators")
-        ),
+        pytest.param("link.ini", [], marks=posix("Windows restricts symbolic links")),
     ],
     ids=["same", "quiet", "link"],
 )
 def test_a_second_run_with_the_same_config_ends_at_once(
     project: Project, services: MockServices, path: str, quiet: list[str]
 ) -> None:
-    """It changes nothing of the first, and sends no notice."""
+    """It doesn't affect the first one, and sends no notice."""
     if path == "link.ini":
         (project.folder / path).symlink_to("config.ini")
     with first_run(project, services) as (child, gate):
@@ -770,8 +771,10 @@ def test_a_file_system_without_locks_is_only_a_warning(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_config_file_that_cannot_be_read_is_one_line(project: Project) -> None:
-    """Reading this file answers EIO, as a disk that fails does."""
+def test_a_config_file_that_cannot_be_read_is_reported_in_one_line(
+    project: Project,
+) -> None:
+    """Reading this file fails with EIO, as on a failing disk."""
     project.users(2)
     result = project.run("--config", "/proc/self/mem")
     assert (result.status, result.out) == (2, "")
@@ -813,13 +816,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk of 64 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if not mounted(folder, "size=64k"):
+    if not try_mount(folder, "size=64k"):
         pytest.skip("mount isn't permitted")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def mounted(folder: Path, options: str) -> bool:
+def try_mount(folder: Path, options: str) -> bool:
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     with contextlib.suppress(FileNotFoundError):
         return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
@@ -827,7 +830,7 @@ def mounted(folder: Path, options: str) -> bool:
 
 
 def fill(disk: Path) -> None:
-    """Leave no byte."""
+    """Fill the disk completely."""
     with (
         (disk / "filler").open("wb", buffering=0) as file,
         contextlib.suppress(OSError),
@@ -840,7 +843,7 @@ NO_SPACE = "No space left on device"
 
 
 @pytest.mark.parametrize("case", ["debug log", "both logs", "full from the start"])
-def test_the_import_goes_on_if_the_disk_of_the_logs_is_full(
+def test_the_import_goes_on_if_the_disk_with_the_logs_is_full(
     project: Project, services: MockServices, disk: Path, case: str
 ) -> None:
     wrong = case == "both logs"
@@ -891,7 +894,7 @@ def test_a_run_stops_if_rows_cannot_be_saved_and_names_the_first(
     ]
     lines = files[0].read_text().splitlines() if files else []
     assert set(lines) <= {"user_id,name", *rows}
-    # The line that is named is the first that has to be looked for in the input.
+    # The reported line is the first one that is only in the input.
     first = re.search(r"\bline (\d+)", result.out)
     assert first
     for number in range(2, int(first[1])):
@@ -902,13 +905,13 @@ def test_a_run_stops_if_rows_cannot_be_saved_and_names_the_first(
 @pytest.mark.parametrize(
     ("size", "concurrency"), [("full", 1), ("64k", 1), ("64k", 8), ("160k", 8)]
 )
-def test_a_run_stops_if_the_disk_of_the_state_is_full_and_skips_nobody_later(
+def test_a_run_stops_if_the_state_disk_is_full_and_the_next_one_completes_it(
     project: Project, services: MockServices, disk: Path, size: str, concurrency: int
 ) -> None:
     if size == "full":
         fill(disk)
     else:
-        assert mounted(disk, f"remount,size={size}")
+        assert try_mount(disk, f"remount,size={size}")
     project.enable_notices()
     project.configure(
         intercom={"skip_unchanged": "true", "state_file": disk / "state.db"}
@@ -928,7 +931,7 @@ def test_a_run_stops_if_the_disk_of_the_state_is_full_and_skips_nobody_later(
         assert result.counts() == (count, 0, 400 - count)
         assert len(rejected_ids(result)) == 400 - count
 
-    assert mounted(disk, "remount,size=8m")
+    assert try_mount(disk, "remount,size=8m")
     before = len(services.users)
     last = project.run()
     assert last.status == 0
@@ -940,8 +943,8 @@ def test_a_run_stops_if_the_disk_of_the_state_is_full_and_skips_nobody_later(
 #### The download from S3
 
 
-def download(project: Project, folder: Path, seconds: float) -> None:
-    """Let the mock be S3, with an object of 1 MB that takes so many seconds."""
+def set_up_download(project: Project, folder: Path, seconds: float) -> None:
+    """Make the mock act as S3, with an object of 1 MB that takes this many seconds."""
     body = b"user_id\n" + b"u1x\n" * (2**18 - 2)
     project.services.faults = [Fault(status=200, body=body, trickle=seconds)]
     keys = {
@@ -961,8 +964,8 @@ def download(project: Project, folder: Path, seconds: float) -> None:
 def test_a_download_ends_with_the_run(
     project: Project, services: MockServices, number: signal.Signals
 ) -> None:
-    """Even if the rest of it never comes. Nothing of it stays on the disk."""
-    download(project, project.exports, seconds=600)
+    """This holds even if the rest never arrives. Nothing of it stays on the disk."""
+    set_up_download(project, project.exports, seconds=600)
     project.enable_notices()
     child = project.start("users.csv")
     eventually(lambda: services.requests)
@@ -978,7 +981,7 @@ def test_a_download_ends_with_the_run(
 def test_a_run_stops_if_the_disk_has_no_room_for_the_download(
     project: Project, services: MockServices, disk: Path
 ) -> None:
-    download(project, disk, seconds=0)
+    set_up_download(project, disk, seconds=0)
     result = project.run("users.csv")
     assert result.status == 1
     assert [one.path for one in services.requests] == ["/bucket/users.csv"]

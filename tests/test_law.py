@@ -1,8 +1,9 @@
-"""The law: rows = added or updated + unchanged + not imported, whatever Intercom and signals do.
+"""The invariant: rows = added or updated + unchanged + not imported, whatever happens.
 
-Random files meet random faults: lost and repeated responses, closed connections, responses about
-other users, errors, and SIGTERM, which often comes twice. What the mock saw tells which rows were
-accepted. The default is always the same few cases; EXAMPLES=500 runs so many.
+Random files are imported with random faults: lost and repeated responses, closed connections,
+responses for other users, errors, and SIGTERM, which is often sent twice. The requests that the
+mock received show which rows were accepted. By default, the same few cases run every time;
+EXAMPLES=500 runs 500 of them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ TEXTS = [
 class FileRow:
     """A row of a file, and the user in it."""
 
-    number: int  # which its name begins with, so that each request and each row has one
+    number: int  # its name begins with this, so that its requests can be recognized
     raw: bytes  # with its line ending
     user_id: str
     email: str
@@ -73,13 +74,13 @@ class Case:
     seed: int
     concurrency: int
     dialect: str
-    skips: bool
+    skip_unchanged: bool
     delimiter: str
     heading: bytes
     rows: list[FileRow]
-    signal_at: int  # the number of the request at which SIGTERM comes; 0: never
+    signal_at: int  # the number of the request at which SIGTERM is sent; 0: never
     signal_count: int
-    stop_at: int  # the number of the request that answers 401; 0: none
+    stop_at: int  # the number of the request that is answered with 401; 0: none
     fault_share: float
     random: random.Random = field(repr=False)
 
@@ -90,7 +91,7 @@ def write_row(cells: list[str], delimiter: str, ending: str) -> bytes:
     return text.getvalue().encode()
 
 
-def make_identities(chance: random.Random, count: int) -> list[tuple[str, str]]:
+def make_identities(rng: random.Random, count: int) -> list[tuple[str, str]]:
     """Return user_ids and e-mail addresses of users, some of whom share an address."""
     identities = []
     for number in range(count):
@@ -98,21 +99,21 @@ def make_identities(chance: random.Random, count: int) -> list[tuple[str, str]]:
         own_address = f"U{number}@example.com"
         kinds = [(user_id, ""), (user_id, own_address), ("", own_address)]
         kinds.append((user_id, "noreply@example.com"))
-        identities.append(chance.choice(kinds))
+        identities.append(rng.choice(kinds))
     return identities
 
 
 def make_row(
-    chance: random.Random,
+    rng: random.Random,
     number: int,
     identity: tuple[str, str],
     delimiter: str,
     ending: str,
 ) -> FileRow:
     user_id, email = identity
-    name = f"r{number}-{chance.choice(TEXTS)}{chance.choice(TEXTS)}-"
-    cells = [user_id, email, name, chance.choice(TEXTS)]
-    kind = chance.choice(["valid"] * 9 + ["nobody", "mangled", "wide"])
+    name = f"r{number}-{rng.choice(TEXTS)}{rng.choice(TEXTS)}-"
+    cells = [user_id, email, name, rng.choice(TEXTS)]
+    kind = rng.choice(["valid"] * 9 + ["nobody", "mangled", "wide"])
     if kind == "nobody":
         cells[:2] = ["", ""]
     elif kind == "mangled":
@@ -124,47 +125,48 @@ def make_row(
 
 
 def make_case(seed: int) -> Case:
-    chance = random.Random(seed)
-    delimiter = chance.choice([",", ";", "\t"])
-    ending = chance.choice(["\n", "\r\n"])
-    count = chance.choice([1, 3, 8, 15, 30, 50])
-    # Most users have one row, and some have several.
-    identities = make_identities(chance, max(1, count * 2 // 3))
+    rng = random.Random(seed)
+    delimiter = rng.choice([",", ";", "\t"])
+    ending = rng.choice(["\n", "\r\n"])
+    count = rng.choice([1, 3, 8, 15, 30, 50])
+    # About half of the users have one row, and the others have two.
+    identities = make_identities(rng, max(1, count * 2 // 3))
     rows = []
     for number in range(count):
         identity = identities[number % len(identities)]
-        rows.append(make_row(chance, number, identity, delimiter, ending))
-    chance.shuffle(rows)
+        rows.append(make_row(rng, number, identity, delimiter, ending))
+    rng.shuffle(rows)
     can_signal = sys.platform != "win32"
     return Case(
         seed=seed,
         concurrency=[1, 8, 34][seed % 3],
-        dialect=chance.choice(["users", "users", "contacts"]),
-        skips=chance.random() < 0.4,
+        dialect=rng.choice(["users", "users", "contacts"]),
+        skip_unchanged=rng.random() < 0.4,
         delimiter=delimiter,
         heading=write_row(HEADINGS, delimiter, ending),
         rows=rows,
-        signal_at=chance.choice([0, 0, 1, count // 2, count]) * can_signal,
-        signal_count=chance.choice([1, 2, 2]),
-        stop_at=chance.choice([0, 0, 0, count // 2]),
-        fault_share=chance.choice([0, 0.1, 0.3, 0.6]),
-        random=chance,
+        signal_at=rng.choice([0, 0, 1, count // 2, count]) * can_signal,
+        signal_count=rng.choice([1, 2, 2]),
+        stop_at=rng.choice([0, 0, 0, count // 2]),
+        fault_share=rng.choice([0, 0.1, 0.3, 0.6]),
+        random=rng,
     )
 
 
 #### Random faults
 
-LIST_OF_NOTHING = b'{"type": "list", "data": []}'
+EMPTY_LIST = b'{"type": "list", "data": []}'
 FORGED_ERROR = (
     f'{{"errors": [{{"code": "\\n{FORGED}", "message": "\\u2028"}}]}}'.encode()
 )
 FAULTS = [
-    # The response is complete, but not as usual.
+    # The response is complete, but sent in an unusual way.
     Fault(delay=0.01),
     Fault(chunk=1),
     Fault(trickle=0.01),
     Fault(early=100),
-    # (If the second one came later, nothing could tell a 409 from that for the next request.)
+    # (Both copies go out at once. If the second one arrived later, a 409, which doesn't name its
+    # user, could be mistaken for the response to the next request.)
     Fault(twice=True),
     Fault(close_after=True),
     Fault(close_silently=True),
@@ -176,10 +178,10 @@ FAULTS = [
     Fault(drop=True, acts=True),
     Fault(cut=True, acts=True),
     Fault(status=422, cut=True),
-    # The response is not Intercom's.
+    # The response isn't from Intercom.
     Fault(status=200, body=b"<html>\nSign in\n</html>"),
     Fault(status=200, body=b""),
-    Fault(status=201, body=LIST_OF_NOTHING, acts=True),
+    Fault(status=201, body=EMPTY_LIST, acts=True),
     Fault(status=502, body=f"\n{FORGED}\n".encode()),
     Fault(status=403, body=b"<html>Forbidden</html>"),
     # Intercom rejects the user, or asks for another attempt.
@@ -193,7 +195,7 @@ FAULTS = [
 WRONG_USER = Fault(as_user="somebody-else")
 
 
-class Troublemaker:
+class FaultInjector:
     """Decides which fault each request of a run gets, and remembers it."""
 
     def __init__(self, case: Case, services: MockServices) -> None:
@@ -217,15 +219,15 @@ class Troublemaker:
         return fault
 
     def choose(self, request: Request, count: int) -> Fault:
-        chance = self.case.random
+        rng = self.case.random
         if count == self.case.stop_at:
             return Fault(status=401)
-        if chance.random() >= self.case.fault_share:
+        if rng.random() >= self.case.fault_share:
             return Fault()
         has_user_id = "user_id" in request.body or "external_id" in request.body
-        if has_user_id and chance.random() < 0.1:
+        if has_user_id and rng.random() < 0.1:
             return WRONG_USER
-        return chance.choice(FAULTS)
+        return rng.choice(FAULTS)
 
     def send_signals(self) -> None:
         eventually(lambda: self.child)
@@ -248,7 +250,7 @@ class Troublemaker:
         return request.status == 200 and not is_lost and not is_other
 
 
-#### The law
+#### The invariant
 
 
 def number_of(name: str) -> int:
@@ -268,7 +270,7 @@ def check_logs(result: Result) -> None:
 
 
 def rejected_numbers(case: Case, result: Result) -> list[int]:
-    """Return the numbers of the rows in the reject file, which has exactly their bytes."""
+    """Check the bytes of the reject file, and return the numbers of its rows."""
     if not result.reject_files:
         return []
     content = result.reject_files[-1].read_bytes()
@@ -283,7 +285,7 @@ def rejected_numbers(case: Case, result: Result) -> list[int]:
 
 
 def same_user_keys(row: FileRow) -> list[str]:
-    """Return keys that another row of the same user has too: a shared address isn't one."""
+    """Return the keys that identify the row's user; a shared address isn't one."""
     keys = []
     if row.user_id:
         keys.append(row.user_id)
@@ -293,7 +295,7 @@ def same_user_keys(row: FileRow) -> list[str]:
 
 
 def check_requests(
-    case: Case, requests: list[Request], trouble: Troublemaker
+    case: Case, requests: list[Request], injector: FaultInjector
 ) -> set[int]:
     """Check the order of a run's requests; return the numbers of the rows that were accepted."""
     rows = {row.number: row for row in case.rows}
@@ -305,14 +307,14 @@ def check_requests(
             continue
         number = number_of(request.body["name"])
         assert rows[number].is_valid
-        assert number not in accepted, "it is sent again without need"
+        assert number not in accepted, "an accepted row is sent again"
         for key in same_user_keys(rows[number]):
             # So Intercom ends up with the data of the last row.
             assert position[number] >= last_position[key], (
-                "an earlier row of the same user"
+                "an earlier row of the same user is sent after a later one"
             )
             last_position[key] = position[number]
-        if trouble.is_accepted(request):
+        if injector.is_accepted(request):
             accepted.add(number)
     return accepted
 
@@ -320,27 +322,27 @@ def check_requests(
 def check_run(
     case: Case, result: Result, accepted: set[int], numbers: list[int]
 ) -> set[int]:
-    """Check that each of these rows is in one place; return the numbers of those unchanged."""
+    """Check that each row has one outcome; return the numbers of the unchanged ones."""
     rejected = rejected_numbers(case, result)
     assert len(set(rejected)) == len(rejected)
     assert not set(rejected) & accepted
     rest = set(numbers) - set(rejected) - accepted
     assert result.counts() == (len(accepted), len(rest), len(rejected))
-    assert case.skips or not rest
+    assert case.skip_unchanged or not rest
     if result.status == 0:
         assert rejected == []
     if case.concurrency == 1:
-        # One by one, the reject file has the order of the input.
+        # If users are sent one by one, the reject file is in the order of the input.
         assert rejected == [number for number in numbers if number in rejected]
     return rest
 
 
-def start_import(case: Case, project: Project, *arguments: object) -> Troublemaker:
-    trouble = Troublemaker(case, project.services)
+def start_import(case: Case, project: Project, *arguments: object) -> FaultInjector:
+    injector = FaultInjector(case, project.services)
     project.services.requests.clear()
-    project.services.fault_for = trouble
-    trouble.child = project.start(*arguments)
-    return trouble
+    project.services.fault_for = injector
+    injector.child = project.start(*arguments)
+    return injector
 
 
 def configure(case: Case, project: Project) -> None:
@@ -352,7 +354,7 @@ def configure(case: Case, project: Project) -> None:
         "concurrency": case.concurrency,
     }
     keys["user_url"] = f"{services.url}/{case.dialect}"
-    keys["skip_unchanged"] = str(case.skips).lower()
+    keys["skip_unchanged"] = str(case.skip_unchanged).lower()
     project.configure(
         csv={"delimiter": case.delimiter.replace("\t", "tab")},
         intercom=keys,
@@ -365,19 +367,19 @@ def configure(case: Case, project: Project) -> None:
 def run_again(
     case: Case, project: Project, *arguments: object
 ) -> tuple[Result, set[int]]:
-    """Run without trouble; return the result and the numbers of the rows that were accepted."""
+    """Run without faults; return the result and the numbers of the accepted rows."""
     case.fault_share = 0
     case.signal_at = 0
     case.stop_at = 0
-    trouble = start_import(case, project, *arguments)
-    assert trouble.child
-    result = trouble.child.wait()
+    injector = start_import(case, project, *arguments)
+    assert injector.child
+    result = injector.child.wait()
     check_logs(result)
-    return result, check_requests(case, project.services.requests, trouble)
+    return result, check_requests(case, project.services.requests, injector)
 
 
 def import_rejected_rows(case: Case, project: Project, first: Result) -> set[int]:
-    """Import the reject file; return the numbers of the rows that were accepted now."""
+    """Import the reject file; return the numbers of the rows accepted this time."""
     rejected = rejected_numbers(case, first)
     if not rejected:
         return set()
@@ -392,14 +394,14 @@ def import_rejected_rows(case: Case, project: Project, first: Result) -> set[int
     assert (len(result.reject_files) > 1) == bool(left)
     for row in case.rows:
         if row.number in left and row.is_valid:
-            # A contact with this address, but another external_id: nobody is overwritten.
+            # A contact with this address has another external_id and isn't overwritten.
             is_shared = case.dialect == "contacts" and row.email.startswith("noreply")
             assert is_shared, "a user is lost"
     return accepted
 
 
 def import_everything_again(case: Case, project: Project, accepted: set[int]) -> None:
-    """Import the whole file; users that are as they were last sent are left out."""
+    """Import the whole file; users unchanged since they were last sent are skipped."""
     shutil.rmtree(project.folder / "not_imported", ignore_errors=True)
     result, sent_again = run_again(case, project, NAME)
     numbers = [row.number for row in case.rows]
@@ -418,13 +420,13 @@ def test_each_row_is_accepted_or_unchanged_or_saved(
 ) -> None:
     case = make_case(seed)
     configure(case, project)
-    trouble = start_import(case, project)
-    assert trouble.child
-    result = trouble.child.wait()
+    injector = start_import(case, project)
+    assert injector.child
+    result = injector.child.wait()
     check_logs(result)
-    accepted = check_requests(case, services.requests, trouble)
+    accepted = check_requests(case, services.requests, injector)
     if " added or updated" not in result.out:
-        # The run stopped before it sent anybody: the input has all rows.
+        # The run stopped before it sent a user, so the input has all rows.
         assert accepted == set()
         assert not any(request.is_upsert for request in services.requests)
         assert not result.reject_files
@@ -433,5 +435,5 @@ def test_each_row_is_accepted_or_unchanged_or_saved(
     unchanged = check_run(case, result, accepted, [row.number for row in case.rows])
     assert not unchanged
     accepted |= import_rejected_rows(case, project, result)
-    if case.skips:
+    if case.skip_unchanged:
         import_everything_again(case, project, accepted)

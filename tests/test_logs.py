@@ -41,7 +41,7 @@ def test_a_successful_run_has_both_logs_too(project: Project) -> None:
 
 
 def test_runs_that_start_in_one_second_do_not_share_a_file(project: Project) -> None:
-    """Here, each of the next seconds has the logs of another run that began in it."""
+    """Here, other runs have already created logs for each of the next 120 seconds."""
     logs = project.folder / "logs"
     logs.mkdir()
     began = datetime.now(timezone.utc)
@@ -93,7 +93,7 @@ DAY_OLD = f"{datetime.now() - timedelta(days=1):%Y-%m-%dT%H-%M-%S}_debug.log"
 def test_only_old_logs_are_removed(
     project: Project, days: str, removed: list[str]
 ) -> None:
-    """Those of the run itself stay in any case, and so do files that are no logs."""
+    """The run's own logs always stay, and so do files that aren't logs."""
     logs = project.folder / "logs"
     logs.mkdir()
     for name in *OLD, DAY_OLD, *OTHERS:
@@ -113,7 +113,7 @@ def test_only_old_logs_are_removed(
 
 
 def test_each_row_has_its_outcome_by_line_and_identity(project: Project) -> None:
-    """The line is where the row begins, though cells hold line breaks."""
+    """The line is the row's first one, even if its cells contain line breaks."""
     project.configure(intercom={"skip_unchanged": "true"})
     project.write('user_id,email,name\n,same@example.com,\n"u 2",,\n')
     project.run()
@@ -182,10 +182,10 @@ def test_each_retry_and_the_time_of_each_request_are_logged(project: Project) ->
     assert re.findall(retry, result.error_log) == ["1 of 50", "2 of 50"]
 
 
-def test_an_unexpected_error_has_its_traceback_in_the_debug_log_alone(
+def test_the_traceback_of_an_unexpected_error_is_only_in_the_debug_log(
     project: Project,
 ) -> None:
-    project.set_constants(JSON_ENCODER=None)  # which writes each request
+    project.set_constants(JSON_ENCODER=None)  # it encodes each request
     project.write("user_id\nu1\n")
     project.services.faults = [Fault(status=422)]
     result = project.run()
@@ -193,17 +193,17 @@ def test_an_unexpected_error_has_its_traceback_in_the_debug_log_alone(
     assert "Traceback" not in result.out + result.err + result.error_log
     assert_says(line_of(result.err, "unexpected error"), "AttributeError", "debug log")
     assert lines_of(result.debug_log, "    | Traceback")
-    all_lines_are_our_own(result.debug_log)
+    assert_no_forged_lines(result.debug_log)
 
 
 #### A disk that fills up
 
 
 @posix("Windows has no ulimit")
-def test_logs_that_cannot_be_written_are_one_warning_and_the_import_goes_on(
+def test_unwritable_logs_cause_one_warning_and_the_import_goes_on(
     project: Project,
 ) -> None:
-    """A limit on the size of files does what a full disk does, but for these files alone."""
+    """A file size limit acts like a full disk, but only the logs reach it."""
     limit = "trap '' XFSZ; ulimit -f 8; exec \"$@\""
     project.command = ["sh", "-c", limit, "sh", *project.script_command]
     project.users(100)
@@ -227,18 +227,18 @@ CONTROLS = [
 EVIL = "evil" + "".join(CONTROLS).replace("\0", "") + "\n" + FORGED + "\r\n\x1b[2J"
 
 
-def all_lines_are_our_own(text: str) -> None:
-    """Each begins with a time that is no cell's, or is a marked part of a traceback."""
+def assert_no_forged_lines(text: str) -> None:
+    """Assert that each line has our own timestamp or is a marked traceback line."""
     lines = text.split("\n")
     assert lines.pop() == ""
     assert [
         line for line in lines if not re.match(rf"{STAMP}({LEVEL}) |    \| ", line)
     ] == []
     assert [line for line in lines if line.startswith(FORGED)] == []
-    no_controls("".join(lines))
+    assert_no_control_characters("".join(lines))
 
 
-def no_controls(text: str) -> None:
+def assert_no_control_characters(text: str) -> None:
     assert [character for character in CONTROLS if character in text] == []
 
 
@@ -257,14 +257,16 @@ def test_cells_cannot_forge_lines(project: Project) -> None:
     result = project.run()
     assert result.counts() == (1, 0, 2)
     for log in (result.debug_log, result.error_log):
-        all_lines_are_our_own(log)
+        assert_no_forged_lines(log)
         assert len(lines_of(log, r"evil\x01\x02")) >= 3, log
-    no_controls(result.out.replace("\n", "") + result.err.replace("\n", ""))
+    assert_no_control_characters(
+        result.out.replace("\n", "") + result.err.replace("\n", "")
+    )
     path = result.reject_files[0]
     reasons = (
         path.with_name(f"{path.stem}_reasons.csv").read_bytes().decode("utf-8-sig")
     )
-    no_controls(reasons.replace("\r\n", ""))
+    assert_no_control_characters(reasons.replace("\r\n", ""))
 
 
 def test_headings_and_settings_cannot_forge_lines(project: Project) -> None:
@@ -273,12 +275,12 @@ def test_headings_and_settings_cannot_forge_lines(project: Project) -> None:
     result = project.run()
     assert result.status == 1
     assert len(result.err.splitlines()) == 1
-    all_lines_are_our_own(result.error_log)
-    all_lines_are_our_own(result.debug_log)
-    no_controls(result.err.rstrip("\n"))
+    assert_no_forged_lines(result.error_log)
+    assert_no_forged_lines(result.debug_log)
+    assert_no_control_characters(result.err.rstrip("\n"))
 
 
-@posix("Windows has no such names")
+@posix("Windows doesn't allow such names")
 def test_file_names_cannot_forge_lines(project: Project) -> None:
     """Neither the one that is skipped nor the one that is imported."""
     name = EVIL.replace("/", "")[-60:] + ".csv"
@@ -288,16 +290,16 @@ def test_file_names_cannot_forge_lines(project: Project) -> None:
     result = project.run()
     assert result.status == 0
     assert lines_of(result.debug_log, "forged", " DEBUG ", "skipping")
-    all_lines_are_our_own(result.debug_log)
+    assert_no_forged_lines(result.debug_log)
     for log in (project.folder / "logs").iterdir():
         log.unlink()
     project.enable_notices()
     result = project.run(name)
     assert result.status == 0
-    all_lines_are_our_own(result.debug_log)
+    assert_no_forged_lines(result.debug_log)
     assert len(result.out.splitlines()) == 1
     assert len(project.services.slack[-1]["text"].splitlines()) == 2
-    no_controls(
+    assert_no_control_characters(
         result.out.rstrip("\n") + project.services.slack[-1]["text"].replace("\n", "")
     )
 
@@ -319,10 +321,10 @@ def test_responses_cannot_forge_lines(
     result = project.run()
     assert lines_of(result.error_log, "Hipchat notice failed", "500")
     for log in result.debug_log, result.error_log:
-        all_lines_are_our_own(log)
+        assert_no_forged_lines(log)
         assert bool(lines_of(log, "evil")) == listed
-    no_controls(result.err.replace("\n", ""))
-    no_controls(project.services.slack[-1]["text"].replace("\n", ""))
+    assert_no_control_characters(result.err.replace("\n", ""))
+    assert_no_control_characters(project.services.slack[-1]["text"].replace("\n", ""))
     assert "\n" + FORGED not in project.services.slack[-1]["text"]
 
 
@@ -360,5 +362,5 @@ def test_files_are_readable_by_their_owner_only(project: Project) -> None:
     made = sorted(files(project.folder) - before)
     places = [path.parent.relative_to(project.folder).as_posix() for path in made]
     assert places == ["kept/of/it"] * 2 + ["logs/of/it"] * 2 + ["state/of"]
-    assert len(modes) >= 8 + len(made) + 1  # with folders, and a file of SQLite's
+    assert len(modes) >= 8 + len(made) + 1  # with folders, and one of SQLite's files
     assert [path for path, mode in modes.items() if mode & 0o077] == []

@@ -1,4 +1,4 @@
-"""Notices to Hipchat and Slack: what they say, how they are posted, and what if that fails."""
+"""Notices to Hipchat and Slack: what they say, how they are posted, and failures."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def last_notice(project: Project) -> str:
 def test_a_successful_run_is_yellow_then_green_with_the_count(
     notified: Project,
 ) -> None:
-    """The first line tells how it ended, what and where; there is no claim that all are there."""
+    """The first line says what ended, how and where; the second one has the counts."""
     notified.users(37)
     assert notified.run().status == 0
     assert colors(notified) == ["yellow", "green"]
@@ -91,7 +91,7 @@ def test_the_start_notice_is_posted_before_the_first_user(notified: Project) -> 
     assert notices == [2]
 
 
-def test_a_notice_has_a_line_for_each_kind_of_thing(notified: Project) -> None:
+def test_a_notice_has_a_line_for_each_kind_of_information(notified: Project) -> None:
     """Counts, omitted values, reasons, and where the rest is; the console prints the same."""
     notified.configure(
         user={"user_id": "user_id"}, custom_attributes={"years": "age : integer"}
@@ -130,7 +130,7 @@ def test_one_row_is_singular(notified: Project) -> None:
     assert_says(last_notice(notified).splitlines()[0], "1 of 1 row was not imported")
 
 
-def test_unchanged_rows_are_said_to_be_unchanged_since_they_were_sent(
+def test_unchanged_rows_are_reported_as_unchanged_since_they_were_sent(
     notified: Project,
 ) -> None:
     """Nobody knows whether they are still in Intercom."""
@@ -235,10 +235,10 @@ def test_a_run_that_stops_is_red_with_the_reason(notified: Project, case: str) -
     ],
     ids=str,
 )
-def test_invalid_settings_are_told_to_services_whose_own_are_valid(
+def test_invalid_settings_are_reported_to_services_whose_own_are_valid(
     notified: Project, settings: dict[str, dict[str, object]], posted: tuple[int, int]
 ) -> None:
-    """A long list is cut before the lines that say where the rest is."""
+    """A long list is shortened; the last lines, which say where the rest is, stay."""
     notified.configure(**settings)
     result = notified.run()
     assert (result.status, notified.services.requests) == (2, [])
@@ -252,7 +252,7 @@ def test_invalid_settings_are_told_to_services_whose_own_are_valid(
         assert_says(message.splitlines()[-1], "_error.log$")
 
 
-def test_an_invalid_secret_of_the_environment_concerns_its_service(
+def test_an_invalid_secret_in_the_environment_affects_only_its_service(
     notified: Project,
 ) -> None:
     assert notified.run(env={"SLACK_WEBHOOK_URL": "none"}).status == 2
@@ -262,7 +262,7 @@ def test_an_invalid_secret_of_the_environment_concerns_its_service(
 #### How they are posted
 
 
-@posix("Windows has no such names")
+@posix("Windows doesn't allow such names")
 def test_slack_gets_escapes_and_hipchat_plain_text(notified: Project) -> None:
     notified.write("user_id\nu1\n", "a & <b>.csv")
     notified.run("a & <b>.csv")
@@ -300,7 +300,7 @@ def test_slack_gets_only_the_fields_that_are_set(notified: Project) -> None:
     assert len(notified.services.slack) == 4
 
 
-def test_hipchat_gets_its_form(notified: Project) -> None:
+def test_hipchat_gets_its_form_fields(notified: Project) -> None:
     notified.users(1)
     notified.run()
     notified.configure(hipchat={"from": "Night_Import-2", "room_id": "Imports & more"})
@@ -369,7 +369,7 @@ def test_a_notice_is_delivered_if_the_service_itself_says_so(
     assert export_csv.is_delivered(answer) is expected
 
 
-#### If nobody answers
+#### Failures and retries
 
 
 class Deliveries:
@@ -380,7 +380,7 @@ class Deliveries:
         self.services = project.services
         self.stop = StopSignal()
         self.pauses: list[float] = []
-        monkeypatch.setattr(export_csv, "NOTICE_TIME", 0.2)
+        monkeypatch.setattr(export_csv, "NOTICE_TIMEOUT", 0.2)
         monkeypatch.setattr(export_csv, "NOTICE_PAUSES", (0.02, 0.08))
 
     def deliver(self, url: str = "") -> NoticeDelivery:
@@ -388,7 +388,7 @@ class Deliveries:
             "Slack", url or self.url, "application/json", '{"text": "x"}'
         )
         delivery = NoticeDelivery(request, self.stop)
-        delivery.wait(is_end=True)
+        delivery.wait(is_end_notice=True)
         return delivery
 
 
@@ -398,7 +398,7 @@ def deliveries(project: Project, monkeypatch: pytest.MonkeyPatch) -> Deliveries:
 
 
 @pytest.mark.parametrize("kind", ["name server", "addresses"])
-def test_a_notice_is_given_up_in_time_whatever_blocks(
+def test_a_notice_is_abandoned_in_time_whatever_blocks(
     deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """A name server that doesn't answer can't be interrupted, so its thread is left behind."""
@@ -439,7 +439,7 @@ def test_attempts_leave_time_for_those_after_them() -> None:
     """If nobody answers, the three attempts and both pauses take ten seconds together."""
     delivery = object.__new__(NoticeDelivery)
     now = [100.0]
-    delivery.deadline = now[0] + export_csv.NOTICE_TIME
+    delivery.deadline = now[0] + export_csv.NOTICE_TIMEOUT
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: now[0])
         for attempt in (1, 2, 3):
@@ -458,7 +458,7 @@ def test_attempts_leave_time_for_those_after_them() -> None:
 def test_retry_after_is_obeyed_if_there_is_time(
     monkeypatch: pytest.MonkeyPatch, seconds: int, attempts: int
 ) -> None:
-    """The first pause is a second and the second one four, unless the service asks for more."""
+    """The pauses take one and four seconds, unless the service asks for longer ones."""
     now = [100.0]
     waited: list[float] = []
     requests: list[float] = []
@@ -481,14 +481,14 @@ def test_retry_after_is_obeyed_if_there_is_time(
     )
     delivery.stop = StopSignal()
     delivery.stop.request(
-        "a run that stopped for another reason than a signal waits too"
+        "a run that stopped for a reason other than a signal waits too"
     )
     delivery.is_delivered = False
-    delivery.deadline = now[0] + export_csv.NOTICE_TIME
+    delivery.deadline = now[0] + export_csv.NOTICE_TIMEOUT
     monkeypatch.setattr(export_csv, "HttpClient", Client)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", sleep)
-    delivery.try_all()
+    delivery.deliver_with_retries()
     waited = [round(b - a, 1) for a, b in itertools.pairwise(requests)]
     assert waited == [max(1, seconds), max(4, seconds)][: attempts - 1]
 
@@ -501,7 +501,7 @@ FAULTS = {
     "redirects": Fault(status=302, headers={"Location": "/users"}),
     "silence": Fault(delay=60),
     "headers that trickle": Fault(trickle_headers=40),
-    "a body without end": Fault(endless=True, trickle=1),
+    "an endless body": Fault(endless=True, trickle=1),
 }
 
 
@@ -511,7 +511,7 @@ def test_a_notice_that_fails_is_reported_and_changes_nothing(
 ) -> None:
     """After three attempts, on standard error under --quiet too; no redirect is followed."""
     project.set_constants(
-        NOTICE_TIME=2.0, NOTICE_PAUSES=(0.1, 0.2), MIN_ATTEMPT_TIME=0.3
+        NOTICE_TIMEOUT=2.0, NOTICE_PAUSES=(0.1, 0.2), MIN_ATTEMPT_TIME=0.3
     )
     project.enable_notices()
     project.services.notice_faults_by_service = {
@@ -556,10 +556,10 @@ def test_a_busy_service_gets_the_notice_when_it_asks_for_it(notified: Project) -
     assert "notice failed" not in result.err
 
 
-@posix("Windows sends no SIGTERM")
+@posix("SIGTERM can't be sent on Windows")
 @pytest.mark.parametrize("when", ["start notice", "user"])
 def test_after_a_signal_a_notice_is_tried_once(notified: Project, when: str) -> None:
-    """A start notice that is still under way isn't waited for."""
+    """The run doesn't wait for a start notice that is still in flight."""
     notified.configure(hipchat={"use_hipchat": "false"})
     services = notified.services
     first = Fault(delay=60) if when == "start notice" else Fault()
@@ -597,7 +597,7 @@ def on_notice(services: Any, action: Callable[[], None]) -> None:
 
 
 def test_a_response_to_a_notice_is_never_shown(notified: Project) -> None:
-    """It may echo the webhook, in a spelling that nobody thought of. Slack's words are shown."""
+    """It may echo the webhook in an unknown encoding. Slack's error words are shown."""
     notified.set_constants(NOTICE_PAUSES=(0.1, 0.1))
     echo = {"error": "sandboxwebhooksecret SANDBOXWEBHOOK secret text"}
     page = b"<html><title>Blocked by Example</title>secret text</html>"

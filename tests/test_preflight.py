@@ -1,4 +1,4 @@
-"""The preflight reads the whole file before anything is sent: reasons to stop, and look-alikes."""
+"""The preflight: files that stop the run before it sends anything, or that don't."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rows(
 
 
 def stopped(project: Project, *words: str, file: str = "") -> str:
-    """Return the message of a run that stopped before its first user; all notices have it, too."""
+    """Run the script and return its stop message; check that notices contain it."""
     project.enable_notices()
     line = stop_message(project, project.run(*[file] if file else []))
     assert_says(line, *words)
@@ -55,7 +55,7 @@ def stopped(project: Project, *words: str, file: str = "") -> str:
 def reading_of(
     content: str | bytes, sections: Sections | None = None, name: str = "users.csv"
 ) -> Reading:
-    """Read a file in this process as a run would, if the command line names it."""
+    """Read a file in this process, as a run would if the command line named it."""
     return read(content, name, **(sections or {}))
 
 
@@ -68,7 +68,7 @@ def assert_stops(reading: Reading, *words: str) -> None:
 
 
 def name_of(hours_old: float) -> str:
-    """Return the name of a file that is so many hours old."""
+    """Return the name of a file that is this many hours old."""
     moment = datetime.now(timezone.utc) - timedelta(hours=hours_old)
     return f"{moment:{FORMAT}}.csv"
 
@@ -179,12 +179,12 @@ UNREADABLE: dict[str, tuple[Sections, str | bytes, list[str]]] = {
     "long line of cells": ({}, H + f"1,,x\n2,,{'x,' * MEBI}\n", [r"\bline 3\b"]),
     "long headings": ({}, LONG, [r"\bline 1\b"]),
     "UTF-16": ({"csv": {"encoding": "utf-16"}}, UTF_16[:-1], ["utf-16"]),
-    "UTF-16 by its mark": ({}, UTF_16[:-1], ["utf-16"]),
+    "UTF-16 by its BOM": ({}, UTF_16[:-1], ["utf-16"]),
 }
 READABLE: dict[str, tuple[Sections, str | bytes, int]] = {
     "a shorter line": ({}, H + "1,," + "é" * (MEBI - 4) + "\n", 1),
     "a shorter cell": ({}, H + '1,,"' + ("é" * 999 + "\n") * 1000 + '"\n', 1),
-    "half a letter": (
+    "a lone surrogate": (
         {"csv": {"encoding": "utf-16"}},
         UTF_16 + b"\x00\xd8x\x00\n\x00",
         5,
@@ -192,29 +192,29 @@ READABLE: dict[str, tuple[Sections, str | bytes, int]] = {
 }
 
 
-@pytest.mark.parametrize("what", UNREADABLE)
-def test_a_file_that_cannot_be_read_to_its_end_stops_the_run(what: str) -> None:
-    sections, content, words = UNREADABLE[what]
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_file_that_cannot_be_read_to_its_end_stops_the_run(case: str) -> None:
+    sections, content, words = UNREADABLE[case]
     assert_stops(reading_of(content, sections), *words)
 
 
-@pytest.mark.parametrize("what", READABLE)
-def test_a_file_that_can_just_be_read_is_imported(what: str) -> None:
-    sections, content, users = READABLE[what]
+@pytest.mark.parametrize("case", READABLE)
+def test_a_file_that_is_barely_readable_is_imported(case: str) -> None:
+    sections, content, users = READABLE[case]
     reading = reading_of(content, sections)
     assert (reading.reason, len(reading.users)) == ("", users)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as only Linux can")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
 @pytest.mark.parametrize(
     ("start", "filler"),
     [("u1,", b"x"), ('u1,,"', b"u2,,Two and so on\n")],
     ids=["line", "quote"],
 )
-def test_memory_stays_flat_whatever_has_no_end(
+def test_memory_stays_flat_if_a_line_or_quote_never_ends(
     project: Project, start: str, filler: bytes
 ) -> None:
-    import resource  # which other systems may not have
+    import resource  # not available on Windows
 
     member = gzip.compress(filler * (MEBI // len(filler)))
     project.write(gzip.compress((H + start).encode()) + member * 500, f"{NAME}.gz")
@@ -259,25 +259,25 @@ RIGHT_ENCODINGS: dict[str, tuple[str, bytes]] = {
     "a few letters as cp932": ("cp932", SMALL_JAPANESE),
     "cp932": ("cp932", (H + rows(20, "u{0},,東京\n")).encode("cp932")),
     "big5": ("big5", (H + rows(20, "u{0},,東京\n")).encode("big5")),
-    "a mark wins": ("cp1252", ("\ufeff" + H + rows(1, ZOE)).encode()),
+    "a BOM takes precedence": ("cp1252", ("\ufeff" + H + rows(1, ZOE)).encode()),
     "ASCII": ("cp1252", (H + PLAIN).encode()),
     "UTF-16": ("utf-16", (H + rows(20, ZOE)).encode("utf-16")),
-    "UTF-16 without a mark": ("utf-16-le", (H + rows(20, ZOE)).encode("utf-16-le")),
+    "UTF-16 without a BOM": ("utf-16-le", (H + rows(20, ZOE)).encode("utf-16-le")),
     "EBCDIC": ("cp500", (H + rows(20, ZOE)).encode("cp500")),
     "utf-7": ("utf-7", (H + rows(20, ZOE)).encode("utf-7")),
 }
 
 
-@pytest.mark.parametrize("what", WRONG_ENCODINGS)
-def test_a_wrong_encoding_stops_the_run_with_the_one_to_set(what: str) -> None:
-    encoding, content, suggested = WRONG_ENCODINGS[what]
+@pytest.mark.parametrize("case", WRONG_ENCODINGS)
+def test_a_wrong_encoding_stops_the_run_with_the_one_to_set(case: str) -> None:
+    encoding, content, suggested = WRONG_ENCODINGS[case]
     reading = reading_of(content, {"csv": {"encoding": encoding}})
     assert_stops(reading, rf"encoding = {suggested}")
 
 
-@pytest.mark.parametrize("what", RIGHT_ENCODINGS)
-def test_an_honest_file_of_any_encoding_is_imported(what: str) -> None:
-    encoding, content = RIGHT_ENCODINGS[what]
+@pytest.mark.parametrize("case", RIGHT_ENCODINGS)
+def test_a_plausible_encoding_does_not_stop_the_run(case: str) -> None:
+    encoding, content = RIGHT_ENCODINGS[case]
     reading = reading_of(content, {"csv": {"encoding": encoding}})
     assert reading.reason == ""
     assert len(reading.users) + len(reading.rejected) == content.count(b"\n") - 1 or (
@@ -291,7 +291,7 @@ def test_an_honest_file_of_any_encoding_is_imported(what: str) -> None:
 @pytest.mark.parametrize("name", ["users.csv", "users.CSV.gz"])
 @pytest.mark.parametrize("packed", [True, False])
 def test_gzip_is_recognized_by_its_content(name: str, packed: bool) -> None:
-    """If the name says something else, a note does; under --quiet it isn't printed."""
+    """If the name suggests otherwise, a note says so, but not under --quiet."""
     content = (H + rows(2)).encode()
     reading = reading_of(gzip.compress(content) if packed else content, name=name)
     assert ([user["user_id"] for user in reading.users], reading.is_silent) == (
@@ -360,7 +360,7 @@ WRONG_HEADINGS: dict[str, tuple[Sections, str, list[str]]] = {
         H + "u1,,x\n",
         ["plan", "'name'", "quotes"],
     ),
-    "of the settings": (
+    "from [csv] headings": (
         {"csv": {"headings": "user_id,Fulname"}, **NAMED},
         "u1,A\n",
         ["Full name", "Fulname"],
@@ -369,7 +369,7 @@ WRONG_HEADINGS: dict[str, tuple[Sections, str, list[str]]] = {
 }
 RIGHT_HEADINGS: dict[str, tuple[Sections, str]] = {
     "twice, but not mapped": (ID, "user_id,x,x\nu1,1,2\n"),
-    "a constant in other letters": (
+    "a constant that differs in case": (
         {**ID, "custom_attributes": {"plan": "'Name'"}},
         H + "u1,,x\n",
     ),
@@ -384,9 +384,9 @@ RIGHT_HEADINGS: dict[str, tuple[Sections, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG_HEADINGS)
-def test_headings_that_do_not_match_are_named_once(what: str) -> None:
-    sections, content, words = WRONG_HEADINGS[what]
+@pytest.mark.parametrize("case", WRONG_HEADINGS)
+def test_headings_that_do_not_match_are_named_once(case: str) -> None:
+    sections, content, words = WRONG_HEADINGS[case]
     reading = reading_of(content, sections)
     assert_stops(reading, *words)
     reason = reading.reason.removesuffix("delimiter = ;").rstrip()
@@ -395,9 +395,9 @@ def test_headings_that_do_not_match_are_named_once(what: str) -> None:
     assert reading.reason.count("Full name") <= 2
 
 
-@pytest.mark.parametrize("what", RIGHT_HEADINGS)
-def test_headings_that_match_are_accepted(what: str) -> None:
-    sections, content = RIGHT_HEADINGS[what]
+@pytest.mark.parametrize("case", RIGHT_HEADINGS)
+def test_headings_that_match_are_accepted(case: str) -> None:
+    sections, content = RIGHT_HEADINGS[case]
     reading = reading_of(content, sections)
     assert (reading.reason, len(reading.users)) == ("", 1)
 
@@ -418,7 +418,7 @@ FIRST_ROWS = {
     "other names": ("id,mail,full name,joined,count", True),
     "a typed cell is enough": (",,Person,joined,", True),
     "the headings themselves": ("user_id,email,name,since,visits", False),
-    "an honest user": ("u1,a@x.eu,Ada,2026-01-01,3", False),
+    "an ordinary user": ("u1,a@x.eu,Ada,2026-01-01,3", False),
     "a user without e-mail": ("u1,,Ada,soon,many", False),
     "nothing typed": ("ann,,Ada,,", False),
     "placeholders": ("ann,none,Ada,n/a,-", False),
@@ -426,11 +426,11 @@ FIRST_ROWS = {
 }
 
 
-@pytest.mark.parametrize("what", FIRST_ROWS)
+@pytest.mark.parametrize("case", FIRST_ROWS)
 def test_headings_in_the_file_are_noticed_though_config_ini_sets_them(
-    what: str,
+    case: str,
 ) -> None:
-    first_row, is_headings = FIRST_ROWS[what]
+    first_row, is_headings = FIRST_ROWS[case]
     reading = reading_of(f"{first_row}\n{SET_ROWS}", SET)
     if is_headings:
         names = first_row.strip(",").split(",")
@@ -440,8 +440,8 @@ def test_headings_in_the_file_are_noticed_though_config_ini_sets_them(
         assert {"u2", "u3"} <= {user["user_id"] for user in reading.users}
 
 
-def test_a_first_row_is_no_headings_if_the_next_are_as_wrong() -> None:
-    """Then nothing shows what the column should have."""
+def test_a_first_row_is_not_headings_if_the_next_rows_are_invalid_too() -> None:
+    """Then nothing shows what the column should contain."""
     assert reading_of("a,soon\nb,later\n", SET_TWO).reason == ""
     assert reading_of("a,soon\nb,\n", SET_TWO).reason == ""
     assert_stops(reading_of("a,soon\nb,2026-01-01\n", SET_TWO), "soon")
@@ -456,17 +456,17 @@ SET_TWO: Sections = {
 
 
 def users(rows_per_user: Iterable[int], row: str = "u{0},,x\n") -> str:
-    """Return rows of users u1, u2, ..., of each as many as the list says."""
+    """Return rows for users u1, u2, ...; the list has the number of rows for each."""
     return "".join(
         row.format(user) * count for user, count in enumerate(rows_per_user, 1)
     )
 
 
 EMAIL: Sections = {"user": {"email": "email"}}
-OWN: Sections = {"user": {"id": "user_id", "email": "email"}}
+CUSTOM_HEADINGS: Sections = {"user": {"id": "user_id", "email": "email"}}
 PLACEHOLDER = "u{0},info@x.eu,x\n"
 WRONG_USERS: dict[str, tuple[Sections, str, list[str]]] = {
-    "nobody": (ID, H + ",,Nobody\n" * 10, [r"\b10\b", "user_id"]),
+    "no identity": (ID, H + ",,Nobody\n" * 10, [r"\b10\b", "user_id"]),
     "ids of a data frame": (
         ID,
         H + rows(10, "{0}.0,,x\n"),
@@ -521,41 +521,41 @@ WRONG_USERS: dict[str, tuple[Sections, str, list[str]]] = {
     ),
 }
 RIGHT_USERS: dict[str, tuple[Sections, str]] = {
-    "nine of nobody": (ID, H + ",,Nobody\n" * 9),
+    "nine rows without an identity": (ID, H + ",,Nobody\n" * 9),
     "one of ten": (ID, H + ",,Nobody\n" * 9 + "u1,,x\n"),
     "half": (ID, H + users([5, 1, 1, 1, 1, 1])),
     "nine of one": (ID, H + users([9])),
-    "an address of many": (USER, H + rows(30, PLACEHOLDER)),
+    "an address shared by many": (USER, H + rows(30, PLACEHOLDER)),
     "19 rows": (ID, H + users([9, 9, 1])),
     "three users of 29 rows": (ID, H + users([10, 10, 9])),
     "fifty users": (ID, H + users([100] * 50)),
     "events with one address each": (USER, H + users([20] * 5, "u{0},{0}@x.eu,x\n")),
-    "addresses in other letters": (
+    "addresses that differ in case": (
         USER,
         H + users([10] * 5, "u{0},{0}@x.eu,x\nu{0},{0}@X.EU,x\n"),
     ),
-    "events by id": (OWN, H + users([20] * 5, "5f{0},{0}@x.eu,x\n")),
+    "events by id": (CUSTOM_HEADINGS, H + users([20] * 5, "5f{0},{0}@x.eu,x\n")),
     "18 invalid rows": (ID, H + ",,x\n" * 18 + users([1, 1])),
     "most of the rows after 10,000": (ID, H + rows(10_000) + "u1,,\n" * 12_000),
 }
 
 
-@pytest.mark.parametrize("what", WRONG_USERS)
-def test_rows_that_name_the_wrong_users_stop_the_run(what: str) -> None:
-    sections, content, words = WRONG_USERS[what]
+@pytest.mark.parametrize("case", WRONG_USERS)
+def test_rows_that_name_the_wrong_users_stop_the_run(case: str) -> None:
+    sections, content, words = WRONG_USERS[case]
     assert_stops(reading_of(content, sections), *words)
 
 
-@pytest.mark.parametrize("what", RIGHT_USERS)
-def test_rows_that_name_the_right_users_stop_no_run(what: str) -> None:
-    sections, content = RIGHT_USERS[what]
+@pytest.mark.parametrize("case", RIGHT_USERS)
+def test_rows_that_name_the_right_users_do_not_stop_the_run(case: str) -> None:
+    sections, content = RIGHT_USERS[case]
     reading = reading_of(content, sections)
     assert reading.reason == ""
     assert len(reading.users) + len(reading.rejected) == content.count("\n") - 1
 
 
-def ids(form: Callable[[int], int], count: int = 10) -> str:
-    return H + "".join(f"{form(number)},,x\n" for number in range(1, count + 1))
+def ids(make_id: Callable[[int], int], count: int = 10) -> str:
+    return H + "".join(f"{make_id(number)},,x\n" for number in range(1, count + 1))
 
 
 ROUNDED = {
@@ -574,16 +574,16 @@ NOT_ROUNDED = {
 }
 
 
-@pytest.mark.parametrize("what", ROUNDED)
-def test_ids_that_a_spreadsheet_has_rounded_stop_the_run(what: str) -> None:
+@pytest.mark.parametrize("case", ROUNDED)
+def test_ids_that_a_spreadsheet_has_rounded_stop_the_run(case: str) -> None:
     assert_stops(
-        reading_of(ROUNDED[what]), "spreadsheet", "15 digits", r"\b100000000000\d+0\b"
+        reading_of(ROUNDED[case]), "spreadsheet", "15 digits", r"\b100000000000\d+0\b"
     )
 
 
-@pytest.mark.parametrize("what", NOT_ROUNDED)
-def test_other_long_ids_stop_no_run(what: str) -> None:
-    assert reading_of(NOT_ROUNDED[what]).reason == ""
+@pytest.mark.parametrize("case", NOT_ROUNDED)
+def test_other_long_ids_do_not_stop_the_run(case: str) -> None:
+    assert reading_of(NOT_ROUNDED[case]).reason == ""
 
 
 #### Repeated users
@@ -604,9 +604,9 @@ REPEATS: dict[str, tuple[list[str], int]] = {
 }
 
 
-@pytest.mark.parametrize("what", REPEATS)
-def test_rows_of_the_same_user_are_counted(what: str) -> None:
-    lines, repeats = REPEATS[what]
+@pytest.mark.parametrize("case", REPEATS)
+def test_rows_of_the_same_user_are_counted(case: str) -> None:
+    lines, repeats = REPEATS[case]
     found = repeats_of(lines)
     assert found.repeats == repeats
     assert bool(found.note()) == bool(repeats)
@@ -615,7 +615,7 @@ def test_rows_of_the_same_user_are_counted(what: str) -> None:
 
 
 class FakeTable:
-    """A table without columns, as that evidence needs no more."""
+    """A table without columns, which is all that this evidence needs."""
 
     columns: tuple[()] = ()
 
@@ -638,13 +638,13 @@ class FakeRow:
         self.omitted: list[object] = []
 
 
-def test_beyond_100000_rows_the_number_of_repeats_is_at_least_that() -> None:
+def test_beyond_100000_rows_the_number_of_repeats_is_a_lower_bound() -> None:
     lines = [f"u{number // 2},," for number in range(100_000)]
     assert_says(repeats_of(lines).note(), r"^50,000 rows")
     assert_says(repeats_of([*lines, "u1,,"]).note(), r"^at least 50,000 rows")
 
 
-def test_repeated_users_are_told_and_stop_no_run(project: Project) -> None:
+def test_repeated_users_are_reported_and_do_not_stop_the_run(project: Project) -> None:
     project.users(9)
     path = project.exports / NAME
     path.write_bytes(path.read_bytes() + b"u1,u1@example.com,Ada\n")
@@ -670,9 +670,9 @@ WIDTHS: dict[str, tuple[str, int]] = {
 }
 
 
-@pytest.mark.parametrize("what", WIDTHS)
-def test_blank_extra_cells_are_fine_if_nine_in_ten_rows_have_them(what: str) -> None:
-    content, count = WIDTHS[what]
+@pytest.mark.parametrize("case", WIDTHS)
+def test_blank_extra_cells_are_fine_if_nine_in_ten_rows_have_them(case: str) -> None:
+    content, count = WIDTHS[case]
     reading = reading_of(H + content)
     assert (reading.reason, len(reading.users)) == ("", count)
     assert set(reading.rejected.values()) <= {
@@ -684,7 +684,7 @@ def test_blank_extra_cells_are_fine_if_nine_in_ten_rows_have_them(what: str) -> 
 #### A run
 
 
-def test_a_run_stops_before_its_first_user_and_tells_everybody(
+def test_a_run_stops_before_its_first_user_and_posts_notices(
     project: Project,
 ) -> None:
     project.write(H + "u1,,\n" * 10)
@@ -694,7 +694,7 @@ def test_a_run_stops_before_its_first_user_and_tells_everybody(
 
 @posix("sends SIGTERM")
 def test_a_signal_ends_the_preflight(project: Project) -> None:
-    """It is looked at every 500 rows; and a row takes no minute."""
+    """The preflight checks for one every 500 rows, that is, within milliseconds."""
     project.enable_notices()
     path = project.exports / NAME
     with path.open("w") as file:

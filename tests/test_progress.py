@@ -60,7 +60,7 @@ def test_it_shows_done_of_total_speed_time_left_and_rejected_rows() -> None:
         "0:00:30 left",
         "3 not imported",
     )
-    assert "left" not in shown(total=2000)  # nobody knows yet
+    assert "left" not in shown(total=2000)  # not known yet
     assert_says(shown(total=2000), r"\b0%", "0 of 2,000")
     assert_says(shown(total=3, done=3, now=1000.0), "100%", "0:00:00 left")
 
@@ -92,7 +92,7 @@ class Terminal:
                 self.raw += piece
 
     def read_to_end(self) -> str:
-        """Return all that was written, once nobody has the terminal open any more."""
+        """Return everything that was written, once no process has the terminal open."""
         os.close(self.theirs)
         if self.reader.ident is None:  # it hasn't been started yet
             self.reader.start()
@@ -107,7 +107,7 @@ class Terminal:
 
 
 class Screen:
-    """The lines of a terminal that knows no escape codes, like the old consoles of Windows."""
+    """The lines of a terminal without escape codes, such as an old Windows console."""
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
@@ -181,7 +181,7 @@ class TestOnATerminal:
     def test_it_fits_the_terminal_or_80_columns(
         self, monkeypatch: pytest.MonkeyPatch, columns: int, length: int
     ) -> None:
-        """Also if a page's title has characters of two columns."""
+        """Even if a page's title has characters that are two columns wide."""
         with progress_line(monkeypatch, columns) as opened:
             opened.line.start_sending(1000, {1: replace(RETRY, reason="表" * 100)})
             eventually(lambda: opened.terminal.raw.count(b"\r") > 6)
@@ -219,7 +219,7 @@ class TestOnATerminal:
         )
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, None])
-    def test_nothing_else_says_so(
+    def test_that_line_is_not_printed_without_ctrl_c(
         self, monkeypatch: pytest.MonkeyPatch, number: signal.Signals | None
     ) -> None:
         with progress_line(monkeypatch) as opened:
@@ -229,7 +229,7 @@ class TestOnATerminal:
             eventually(lambda: opened.terminal.raw.count(b"sending") > 3)
         assert opened.terminal.screen().shown() == []
 
-    def test_colors_only_where_they_are_shown(
+    def test_colors_are_printed_only_if_supported_and_wanted(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         terminal = Terminal()
@@ -279,12 +279,12 @@ class TestRuns:
         project: Project,
         *arguments: object,
         columns: int = 80,
-        all_of_it: bool = False,
+        include_stdout: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> Watched:
         terminal = Terminal(columns)
         terminal.reader.start()
-        stdout = terminal.theirs if all_of_it else subprocess.PIPE
+        stdout = terminal.theirs if include_stdout else subprocess.PIPE
         self.child = project.start(
             *arguments,
             env={"TERM": "xterm", **(env or {})},
@@ -322,15 +322,17 @@ class TestRuns:
             project.write(f"user_id\n{rows}")
             project.configure(csv={"max_not_imported": tolerated})
             project.services.faults = []
-            run = self.watch(project, all_of_it=True, columns=300)
+            run = self.watch(project, include_stdout=True, columns=300)
             colors[name] = re.findall(r"\x1b\[(3\d)m[^\x1b]* added or updated", run.raw)
         assert colors == {"green": ["32"], "yellow": ["33"], "red": ["31"]}
-        run = self.watch(project, all_of_it=True, columns=300, env={"NO_COLOR": "1"})
+        run = self.watch(
+            project, include_stdout=True, columns=300, env={"NO_COLOR": "1"}
+        )
         assert "\x1b" not in run.raw
         assert [line for line in run.shown if "added or updated" in line]
         assert "%" not in "".join(run.shown)
 
-    def test_the_console_has_lines_of_its_own_without_logs(
+    def test_without_logs_the_console_lines_are_not_mixed_with_the_progress_line(
         self, project: Project
     ) -> None:
         project.configure(log={"use_logs": "false"})

@@ -1,4 +1,4 @@
-"""Intercom's rate limit: a run that is alone on its token keeps it, and waits if others use it."""
+"""Intercom's rate limit: a run alone never exceeds it, and waits if others use it up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from export_csv import NoResponse, RateLimiter, Response, StopSignal, retry_paus
 LIMIT = "X-RateLimit-Limit"
 REMAINING = "X-RateLimit-Remaining"
 RESET = "X-RateLimit-Reset"
-# 300 is the most that a run waits for a window. One that waits for nothing takes far less.
+# Seconds. A run that waits for a window may take 300; one that doesn't takes far less.
 SOON = 100
 
 #### Decisions
@@ -45,7 +45,7 @@ def reply(status: int = 200, **headers: object) -> Response:
 
 
 def limiter(*responses: Response | NoResponse, in_flight: int = 0) -> RateLimiter:
-    """Return a limiter after these responses, with so many requests in flight now."""
+    """Return a limiter after these responses, with this many requests in flight now."""
     limiter = RateLimiter(StopSignal())
     limiter.in_flight = len(responses)
     for response in responses:
@@ -55,7 +55,7 @@ def limiter(*responses: Response | NoResponse, in_flight: int = 0) -> RateLimite
 
 
 def wait_of(limiter: RateLimiter) -> float:
-    """Return how long another request has to wait; 0: it may go at once."""
+    """Return the seconds that another request has to wait, or 0 if it needn't wait."""
     now = time.monotonic()
     return max(0.0, limiter.next_slot(now) - now)
 
@@ -74,7 +74,7 @@ def test_requests_in_flight_count_as_sent() -> None:
 
 
 def test_after_the_window_the_next_one_is_as_large() -> None:
-    """Its first response says more."""
+    """Nothing else is known about it until its first response."""
     window = limiter(reply(limit=20, remaining=0, reset=90))
     later = time.monotonic() + 91
     for in_flight, may_go in (0, True), (19, True), (20, False):
@@ -90,7 +90,7 @@ def test_a_request_without_a_response_may_have_been_counted() -> None:
 
 
 @pytest.mark.parametrize("waits", [(90, 40), (40, 90)])
-def test_of_a_windows_responses_the_earliest_end_counts(waits: tuple[int, int]) -> None:
+def test_the_earliest_reported_end_of_a_window_counts(waits: tuple[int, int]) -> None:
     """Date has whole seconds, so most responses report an end that is too late."""
     window = RateLimiter(StopSignal())
     for wait in waits:
@@ -105,7 +105,7 @@ def test_of_a_windows_responses_the_earliest_end_counts(waits: tuple[int, int]) 
 
 
 def test_responses_may_arrive_out_of_order() -> None:
-    """The lowest number counts, and an earlier window no more."""
+    """The lowest number counts, and an earlier window is ignored."""
     earlier = reply(limit=20, remaining=7, reset=50)
     last = reply(limit=20, remaining=0, reset=90)
     same_window = reply(limit=20, remaining=5, reset=90)
@@ -163,7 +163,9 @@ PAUSES: list[tuple[dict[str, str], float]] = [
 
 
 @pytest.mark.parametrize(("headers", "seconds"), PAUSES)
-def test_how_long_a_429_is_waited_for(headers: dict[str, str], seconds: float) -> None:
+def test_how_long_a_run_waits_after_a_429(
+    headers: dict[str, str], seconds: float
+) -> None:
     """Both headers are measured against Date, so that a wrong local clock does no harm."""
     assert retry_pause(Response(429, DATE | headers)) == seconds
     assert retry_pause(Response(503, DATE | headers)) == 0
@@ -174,7 +176,7 @@ def test_without_a_date_the_local_clock_counts() -> None:
 
 
 def test_requests_of_users_in_flight_are_sent_although_the_run_stops() -> None:
-    """Until their time is used up; others aren't sent any more."""
+    """They are sent until their time is used up; other requests aren't sent anymore."""
     stop = StopSignal()
     window = RateLimiter(stop)
     stop.request("a reason")
@@ -305,13 +307,13 @@ def use_up(services: MockServices, is_wanted: Callable[[], bool]) -> None:
 
 
 def rate_limited_requests(services: MockServices) -> list[Request]:
-    """Return the run's requests that were answered 429."""
+    """Return the run's requests that were answered with 429."""
     own = [one for one in services.requests if one.body["user_id"] != "neighbour"]
     return [one for one in own if one.status == 429]
 
 
 @pytest.mark.parametrize(("concurrency", "clock_offset"), [(1, 300), (32, -300)])
-def test_a_limit_that_others_use_up_is_waited_for(
+def test_a_run_waits_if_others_use_up_the_limit(
     project: Project, services: MockServices, concurrency: int, clock_offset: float
 ) -> None:
     """A user that got a 429 is sent again in a later window."""
@@ -341,7 +343,7 @@ def test_a_limit_that_others_use_up_is_waited_for(
     assert len(rate_limited_requests(services)) <= 4 * concurrency
 
 
-def test_a_429_is_waited_for_as_long_as_it_says(
+def test_a_run_waits_after_a_429_as_long_as_it_says(
     project: Project, services: MockServices
 ) -> None:
     """By the server's clock, which is five minutes behind here."""
@@ -372,7 +374,7 @@ def test_a_429_is_waited_for_as_long_as_it_says(
 def test_a_429_pauses_the_run_for_five_minutes_at_most(
     project: Project, services: MockServices
 ) -> None:
-    """A signal doesn't wait for it."""
+    """A signal ends the pause."""
     services.faults = [Fault(status=429, headers={"Retry-After": "9" * 11})]
     project.users(2)
     child = project.start()
@@ -391,7 +393,7 @@ def test_a_429_pauses_the_run_for_five_minutes_at_most(
 USELESS = {
     "missing": {},
     "without a reset": {LIMIT: "100", REMAINING: "0"},
-    "without what remains": {LIMIT: "100", RESET: "+100"},
+    "without a remaining count": {LIMIT: "100", RESET: "+100"},
     "without a limit": {REMAINING: "50", RESET: "+100"},
     "reset in the past": {LIMIT: "100", REMAINING: "0", RESET: "-60"},
     "reset now": {LIMIT: "100", REMAINING: "0", RESET: "+0"},
@@ -401,11 +403,11 @@ USELESS = {
     "words": {LIMIT: "many", REMAINING: "none", RESET: "soon"},
     "blank": {LIMIT: "", REMAINING: "", RESET: ""},
     "fractions": {LIMIT: "1e3", REMAINING: "0.5", RESET: "1e10"},
-    "less than nothing": {LIMIT: "-1", REMAINING: "-5", RESET: "-1"},
+    "negative numbers": {LIMIT: "-1", REMAINING: "-5", RESET: "-1"},
     "superscript digits": {LIMIT: "\xb2", REMAINING: "\xb9", RESET: "\xb3"},
     "too many digits": {LIMIT: "9" * 5000, REMAINING: "9" * 5000, RESET: "9" * 5000},
     "no date": {LIMIT: "100", REMAINING: "50", RESET: "+100", "Date": "yesterday"},
-    "date without an end": {
+    "truncated date": {
         LIMIT: "100",
         REMAINING: "50",
         RESET: "+1",
@@ -416,7 +418,7 @@ USELESS = {
 
 
 def test_useless_headers_do_no_harm(project: Project, services: MockServices) -> None:
-    """Not even if each response has others, as from several servers behind one address."""
+    """Not even if each response has different ones, as with a load balancer."""
     cases = itertools.cycle(USELESS.values())
 
     def fault(_: Request) -> Fault:

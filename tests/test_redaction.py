@@ -41,7 +41,8 @@ ENCODINGS: list[Callable[[str], str]] = [
     lambda text: repr(text)[1:-1],
     ascii,
 ]
-# What tokens, keys and passwords consist of. With a letter and a digit, they are no everyday words.
+# The characters of tokens, keys and passwords. With a letter and a digit, a secret is not an
+# everyday word.
 CHARACTERS = st.characters(max_codepoint=255, categories=("L", "N", "P", "S"))
 SECRETS = st.text(CHARACTERS, min_size=6).map(lambda text: f"{text[:3]}k7{text[3:]}")
 
@@ -127,7 +128,7 @@ def test_other_secrets_are_masked_everywhere(word: str) -> None:
     assert mask_of(word).apply(f"a {word} b") == "a *** b"
 
 
-def test_no_secret_masks_nothing() -> None:
+def test_text_without_a_secret_is_unchanged() -> None:
     text = "line 2: a%20b &amp; c\\d + e"
     assert mask_of("").apply(text) == text
     assert mask_of("sandbox-token-1").apply(text) == text
@@ -219,7 +220,7 @@ class Secrets:
         return [form for form in self.forms if form in "\n".join(shown)]
 
 
-def closed_port() -> str:
+def closed_url() -> str:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         return f"http://127.0.0.1:{closed.getsockname()[1]}"
 
@@ -234,7 +235,7 @@ def echo_of_basic_authentication(secrets: Secrets) -> None:
 
 
 def echo_of_everything(secrets: Secrets) -> None:
-    """Intercom, Slack and Hipchat send back all that they know, as a proxy's error page may."""
+    """Intercom, Slack and Hipchat return all secrets, as a proxy's error page may."""
     echo = " ".join(secrets.forms)
     listed = {"errors": [{"code": "x", "message": echo}], "request_id": echo}
     services = secrets.project.services
@@ -252,7 +253,7 @@ def echo_of_everything(secrets: Secrets) -> None:
 
 
 def echo_that_is_cut_within_a_secret(secrets: Secrets) -> None:
-    """What is shown of a message is cut somewhere, but never so that half of a secret is left."""
+    """A long message is truncated, but never so that part of a secret is left."""
     services = secrets.project.services
     for limit in (100, 200, 1000):
         for length in (limit - len(TOKEN) // 2 - 20, limit - len(TOKEN) // 2):
@@ -264,9 +265,9 @@ def echo_that_is_cut_within_a_secret(secrets: Secrets) -> None:
     secrets.forms.append(TOKEN[:8])
 
 
-def nobody_listens(secrets: Secrets) -> None:
+def no_server_listens(secrets: Secrets) -> None:
     """The URLs are in the exceptions' texts."""
-    url = closed_port()
+    url = closed_url()
     project = secrets.project
     path = project.services.webhook_url.removeprefix(project.services.url)
     project.configure(
@@ -303,7 +304,7 @@ def secrets_from_the_environment(secrets: Secrets) -> None:
 
 
 def proxy_refuses(secrets: Secrets, scheme: str = "http") -> None:
-    place = closed_port().removeprefix("http://")
+    place = closed_url().removeprefix("http://")
     proxy = f"{scheme}://ada:{quote(PROXY_PASSWORD, safe='')}@{place}"
     secrets.env = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy}
     secrets.project.configure(hipchat={"use_hipchat": "false"})
@@ -334,11 +335,11 @@ def secret_in_a_cell(secrets: Secrets) -> None:
     secrets.project.services.faults = [Fault(status=422, message=f"No {TOKEN}")]
 
 
-TROUBLES = [
+SCENARIOS = [
     echo_of_basic_authentication,
     echo_of_everything,
     echo_that_is_cut_within_a_secret,
-    nobody_listens,
+    no_server_listens,
     proxy_echoes,
     proxy_is_not_supported,
     proxy_refuses,
@@ -348,12 +349,12 @@ TROUBLES = [
 ]
 
 
-@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_no_secret_is_shown(
-    project: Project, trouble: Callable[[Secrets], None]
+    project: Project, scenario: Callable[[Secrets], None]
 ) -> None:
     secrets = Secrets(project)
-    trouble(secrets)
+    scenario(secrets)
     result = project.run(env=secrets.env)
     assert result.status in (1, 2), result
     assert "Traceback" not in result.err
@@ -375,12 +376,12 @@ def test_a_secret_in_a_cell_is_only_in_the_rows_themselves(project: Project) -> 
 def test_an_everyday_word_as_token_leaves_our_own_sentences_alone(
     project: Project,
 ) -> None:
-    """With `1` as a token, `imported` as a key: counts, file names and messages are as ever."""
+    """With `1` as a token and `imported` as a key, counts and messages don't change."""
     project.configure(
         intercom={"access_token": "1"},
         hipchat={"use_hipchat": "true", "api_key": "imported", "room_id": "r"},
     )
-    project.configure(hipchat={"api_url": closed_port() + "/v1/"})
+    project.configure(hipchat={"api_url": closed_url() + "/v1/"})
     project.set_constants(NOTICE_PAUSES=(0.1, 0.1))
     project.services.token = "1"
     project.services.faults = [

@@ -1,4 +1,4 @@
-"""Nothing is lost: the reject file, the reasons beside it, and importing it again."""
+"""Nothing is lost: the reject file, its reasons file, and importing it again."""
 
 from __future__ import annotations
 
@@ -90,7 +90,10 @@ CODECS = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 
 
 def encode_row(text: str, encoding: str) -> bytes:
-    """Encode a row; {text} stands for the encoding's own text, in its strangest spelling."""
+    """Encode a row, with {text} replaced by the test text for this encoding.
+
+    If RAW_TEXTS has it, it is encoded in a way that Python's encoder wouldn't choose.
+    """
     codec = CODECS.get(encoding, encoding)
     before, placeholder, after = text.partition("{text}")
     if encoding == "unicode_escape":
@@ -106,7 +109,10 @@ def encode_row(text: str, encoding: str) -> bytes:
 def reject(
     project: Project, data: bytes, lines: list[int] | None = None
 ) -> tuple[bytes, bytes, CsvTable]:
-    """Write the rows of these lines, or all, to a reject file; return it and its reasons."""
+    """Reject the rows on these lines, or all rows.
+
+    Return the contents of the reject file and the reasons file, and the table.
+    """
     project.write(data)
     settings = load(project)
     with contextlib.closing(export_csv.find_input(settings, lambda: False)) as file:
@@ -123,19 +129,19 @@ def reject(
 
 @pytest.fixture
 def in_folder(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The project, with its folder as the current one, for tests within this process."""
+    """Change to the project's folder, for tests that run in this process."""
     monkeypatch.chdir(project.folder)
     return project
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("encoding", TEXTS)
-def test_rejected_rows_are_the_bytes_of_the_input(
+def test_rejected_rows_keep_the_bytes_of_the_input(
     in_folder: Project, encoding: str, ending: str
 ) -> None:
-    """In every encoding, also of characters that have two, and without the last line ending."""
+    """This includes characters with two encodings, and a missing last line ending."""
     if encoding == "cp500" and ending != "\r":
-        pytest.skip("EBCDIC's line feed is another byte")
+        pytest.skip("in EBCDIC, a line feed is a different byte")
     in_folder.configure(csv={"encoding": encoding})
     rows = [
         "user_id,email, name " + ending,
@@ -153,7 +159,7 @@ def test_rejected_rows_are_the_bytes_of_the_input(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "unicode_escape"])
-def test_a_last_row_without_line_ending_is_completed_only_before_another(
+def test_a_missing_last_line_ending_is_added_only_if_another_row_follows(
     in_folder: Project, encoding: str
 ) -> None:
     """Users in flight at the same time are rejected in any order."""
@@ -169,7 +175,7 @@ def test_a_last_row_without_line_ending_is_completed_only_before_another(
     again = io.BytesIO(written)
     reader = export_csv.CsvReader(
         "again.csv",
-        io.BufferedReader(export_csv.UnclosedStream(again)),
+        io.BufferedReader(export_csv.NonClosingStream(again)),
         export_csv.CsvFormat(encoding=encoding),
     )
     assert [row.cells[0] for row in reader if row.cells[0]] == ["u3", "u1"]
@@ -222,7 +228,7 @@ def input_file(location: str) -> InputFile:
         ("exports/USERS.CSV", "USERS"),
         ("s3://bucket/exports/users.csv", "users"),
         ("/dev/stdin", "stdin"),
-        # A reject file's own name doesn't grow, however its folder is written.
+        # Importing a reject file adds no second time, whatever the path to its folder.
         (f"not_imported/{STEM}_2026-11-01T10-00-00.csv", STEM),
         (f"not_imported/{STEM}_2026-11-01T10-00-00-12.csv", STEM),
         (f"exports/../not_imported/{STEM}_2026-11-01T10-00-00.csv", STEM),
@@ -240,7 +246,7 @@ def test_the_name_of_a_reject_file(
     folder = tmp_path / "not_imported"
     folder.mkdir()
     (tmp_path / "exports").mkdir()
-    with contextlib.suppress(OSError):  # Windows makes links for administrators
+    with contextlib.suppress(OSError):  # on Windows, needs administrator rights
         (tmp_path / "link").symlink_to("not_imported")
     if location.startswith("link") and not (tmp_path / "link").exists():
         pytest.skip("no links")
@@ -303,8 +309,11 @@ def test_without_rejected_rows_there_is_no_file(project: Project) -> None:
     assert not (project.folder / "not_imported").exists()
 
 
-def test_a_reject_file_can_be_imported_until_it_is_empty(project: Project) -> None:
-    """With --local also if the rows came from S3; its name doesn't grow, nor is a file shared."""
+def test_reject_files_can_be_imported_until_no_row_is_left(project: Project) -> None:
+    """With use_aws = true, --local is needed to read the reject file.
+
+    Each run writes a new reject file, with a name of the same form.
+    """
     rows = "".join(f'u{n},,"Name\n{n}"\n' for n in range(6))
     project.write(gzip.compress((HEADINGS + rows).encode()), NAME + ".gz")
     project.configure(aws={"use_aws": "true", "bucket": "none"})
@@ -324,7 +333,7 @@ def test_a_reject_file_can_be_imported_until_it_is_empty(project: Project) -> No
     assert names(project) == {f"u{n}": f"Name\n{n}" for n in range(6)}
 
 
-def test_runs_in_one_second_do_not_share_a_file(in_folder: Project) -> None:
+def test_runs_in_the_same_second_do_not_share_a_file(in_folder: Project) -> None:
     data = [f"{HEADINGS}{word},,\n".encode() for word in ("a", "b", "c")]
     for each in data:
         reject(in_folder, each)
@@ -335,7 +344,7 @@ def test_runs_in_one_second_do_not_share_a_file(in_folder: Project) -> None:
 
 
 def test_rows_of_one_user_keep_their_order_when_the_run_stops(project: Project) -> None:
-    """While one row waits for a retry, a later one of the same user waits for it."""
+    """While a row waits for a retry, later rows for the same user wait for that row."""
     project.configure(intercom={"concurrency": 3, "retries": 1000})
     rows = ["u1,,Old\n", "u2,,Two\n", "u1,,New\n", "u3,,Three\n", "u1,,Newest\n"]
     project.write(HEADINGS + "".join(rows))
@@ -356,7 +365,7 @@ def test_rows_of_one_user_keep_their_order_when_the_run_stops(project: Project) 
     assert names(project)["u1"] == "Newest"
 
 
-def test_an_older_row_never_overwrites_a_newer_one_of_its_user(
+def test_an_older_row_never_overwrites_a_newer_one_for_the_same_user(
     project: Project,
 ) -> None:
     """If one row uses up its retries, the later ones of the same user are rejected with it."""
@@ -378,7 +387,7 @@ def test_an_older_row_never_overwrites_a_newer_one_of_its_user(
 #### Runs that stop
 
 
-def test_one_line_speaks_for_all_rows_that_were_never_reached(project: Project) -> None:
+def test_one_line_covers_all_rows_that_were_never_reached(project: Project) -> None:
     project.write(
         HEADINGS + "".join(f"u{n},,N{n}\n" for n in range(5)) + "bad\n\n,,Nobody\n"
     )
@@ -401,22 +410,22 @@ def test_a_single_row_that_was_never_reached_is_one_line(project: Project) -> No
     assert [line for line, *_ in result.reasons()] == ["2", "3"]
 
 
-def test_a_run_that_stops_before_its_first_user_keeps_nothing(project: Project) -> None:
-    """The input has it all; neither its invalid rows are saved, nor are there counts."""
+def test_a_run_that_stops_before_its_first_user_saves_no_rows(project: Project) -> None:
+    """The input has all rows, so none is saved, and no counts are printed."""
     project.write(HEADINGS + ",,Nobody\nu1,,One\n")
     project.configure(
         intercom={"user_url": project.services.contacts_url},
         custom_attributes={"plan": "name"},
     )
     result = project.run()
-    assert_says(stop_message(project_without_requests(project), result), "plan")
+    assert_says(stop_message(with_upserts_only(project), result), "plan")
     assert result.out == "" or "imported" not in result.out
     assert "not imported" not in result.error_log
     assert not list(project.folder.glob("not_imported/*"))
 
 
-def project_without_requests(project: Project) -> Project:
-    """Forget the requests that read the workspace's attributes, which are no users."""
+def with_upserts_only(project: Project) -> Project:
+    """Forget requests that don't send a user, such as the one for the attributes."""
     project.services.requests[:] = [
         request for request in project.services.requests if request.is_upsert
     ]
@@ -425,10 +434,10 @@ def project_without_requests(project: Project) -> Project:
 
 @posix("Windows has no /dev/stdin")
 @pytest.mark.parametrize("case", ["plain", "gzip", "page"])
-def test_a_run_from_a_pipe_keeps_all_even_if_it_stops_before_its_first_user(
+def test_input_from_a_pipe_is_saved_even_if_the_run_stops_before_its_first_user(
     project: Project, case: str
 ) -> None:
-    """Nobody can read the pipe again."""
+    """A pipe can't be read twice."""
     data = {
         "plain": b"customer;mail\r\nu1;\xc3\xa9",
         "gzip": gzip.compress(b"customer\nu1\n"),
@@ -460,7 +469,7 @@ def test_a_run_from_a_pipe_that_stops_at_its_first_user_has_a_reject_file(
     assert content(result) == data
 
 
-@posix("Windows can't kill a process in this way")
+@posix("Windows has no SIGKILL")
 def test_rejected_rows_are_on_disk_while_the_run_goes_on(project: Project) -> None:
     """So that kill -9 loses no more than the rows of the last second."""
     project.write("user_id\nbad,1\nu2\n,\nu3\n")
@@ -545,8 +554,8 @@ def test_a_file_in_place_of_the_folder_stops_the_run_before_its_first_user(
     assert_says(message, "not_imported_folder", "taken is not a folder")
 
 
-@posix("Windows deletes no file that is open")
-def test_rows_that_went_with_a_deleted_folder_are_named(project: Project) -> None:
+@posix("Windows can't delete an open file")
+def test_rows_lost_with_a_deleted_folder_are_named(project: Project) -> None:
     project.users(6)
 
     def delete(request: Request) -> Fault:
@@ -562,7 +571,7 @@ def test_rows_that_went_with_a_deleted_folder_are_named(project: Project) -> Non
     assert str(project.folder / "not_imported") + "/" not in result.out
 
 
-@posix("Windows deletes no file that is open")
+@posix("Windows can't delete an open file")
 def test_the_first_lost_row_need_not_be_the_first_that_was_rejected(
     in_folder: Project,
 ) -> None:
@@ -585,7 +594,7 @@ def test_the_first_lost_row_need_not_be_the_first_that_was_rejected(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of 64 kB."""
+    """Mount a disk of 64 kB, and yield its folder."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
@@ -600,7 +609,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("case", ["full from the start", "full in the middle"])
-def test_a_full_disk_leaves_no_empty_file_and_no_half_of_a_row(
+def test_a_full_disk_leaves_no_empty_file_and_no_partial_row(
     in_folder: Project, small_disk: Path, case: str
 ) -> None:
     """Each row before the one that is named is in the file, which can be imported again."""
@@ -639,7 +648,7 @@ def test_a_full_disk_leaves_no_empty_file_and_no_half_of_a_row(
     assert len(reasons.read_text("utf-8-sig").splitlines()) == len(expected) + 1
 
 
-def test_a_pipe_that_cannot_be_saved_leaves_no_half_of_it(
+def test_a_pipe_that_cannot_be_saved_leaves_no_partial_file(
     in_folder: Project, small_disk: Path
 ) -> None:
     in_folder.configure(csv={"not_imported_folder": small_disk})

@@ -1,4 +1,4 @@
-"""What each response of Intercom means, and what each request looks like."""
+"""The meaning of each response from Intercom, and the format of each request."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ WRONG_VERSION: Json = {
 
 
 def verdict(status: int, body: object = PAGE, **context: Any) -> Verdict:
-    """Return what a response means; a body that isn't bytes is sent as JSON."""
+    """Classify a response; a body that isn't bytes is encoded as JSON."""
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
     return classify(Response(status, {}, body), RequestContext(**context))
@@ -104,7 +104,7 @@ def test_only_a_user_or_contact_counts_as_accepted(status: int) -> None:
         assert verdict(status, other) is Verdict.RETRY, other
 
 
-def test_an_id_is_one_only_if_it_looks_like_one() -> None:
+def test_an_id_counts_only_if_it_looks_like_an_id() -> None:
     for found in ("6762-f_0", "a", 17):
         assert response_id(
             Response(200, {}, json.dumps({"id": found}).encode())
@@ -115,7 +115,7 @@ def test_an_id_is_one_only_if_it_looks_like_one() -> None:
         ), other
 
 
-# The user_id of the row, and what the response names
+# The row's user_id, and the id in the response
 SAME_USER = [
     ("u1", "u1"),
     ("u1", "U1"),
@@ -141,7 +141,7 @@ OTHER_USER = [
 
 
 @pytest.mark.parametrize("name", ["user_id", "external_id"])
-def test_a_response_about_another_user_is_not_the_rows(name: str) -> None:
+def test_a_response_about_another_user_is_not_accepted(name: str) -> None:
     """If the row has no user_id, there is nothing to compare."""
     for user_id, found in SAME_USER:
         assert (
@@ -198,18 +198,18 @@ def test_most_4xx_concern_their_row_alone() -> None:
                 )
 
 
-# Status, body, context, and what it means. What isn't in the context makes no difference.
+# Status, body, context and verdict. Anything that isn't in the context makes no difference.
 DECISIONS: list[tuple[int, object, Json, Verdict]] = [
     (400, WRONG_VERSION, {}, Verdict.FATAL),
     (400, NOT_FOUND, {}, Verdict.REJECTED),
     (400, {"errors": [{"message": "intercom_version_invalid"}]}, {}, Verdict.REJECTED),
     (422, WRONG_VERSION, {}, Verdict.REJECTED),
-    # 403: Intercom's is about the token. A firewall's is about what the row contains.
+    # 403: from Intercom, it is about the token; from a firewall, about the row's content.
     (403, NOT_FOUND, {}, Verdict.FATAL),
     (403, PAGE, {"some_accepted": False}, Verdict.FATAL),
     (403, PAGE, {"some_accepted": True}, Verdict.BLOCKED),
     (403, {"errors": []}, {"some_accepted": True}, Verdict.BLOCKED),
-    # 404: Intercom's may be about the user, once others were accepted, or if the row has an id.
+    # 404: from Intercom, it may be about the user, if others were accepted or if the row has an id.
     (404, NOT_FOUND, {"some_accepted": True}, Verdict.REJECTED),
     (404, NOT_FOUND, {"has_intercom_id": True}, Verdict.REJECTED),
     (404, NOT_FOUND, {"is_user_url": False}, Verdict.REJECTED),
@@ -230,7 +230,7 @@ DECISIONS: list[tuple[int, object, Json, Verdict]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "known", "expected"), DECISIONS)
-def test_some_statuses_depend_on_who_says_so_and_of_what(
+def test_the_meaning_of_some_statuses_depends_on_the_context(
     status: int, body: object, known: Json, expected: Verdict
 ) -> None:
     matching = [context for context in CONTEXTS if known.items() <= context.items()]
@@ -239,7 +239,7 @@ def test_some_statuses_depend_on_who_says_so_and_of_what(
         assert verdict(status, body, **context) is expected, context
 
 
-def test_no_response_is_retried_unless_it_never_comes() -> None:
+def test_a_missing_response_is_retried_unless_that_cannot_help() -> None:
     assert classify(NoResponse("timed out"), RequestContext()) is Verdict.RETRY
     assert (
         classify(NoResponse("TLS", is_permanent=True), RequestContext())
@@ -247,10 +247,10 @@ def test_no_response_is_retried_unless_it_never_comes() -> None:
     )
 
 
-#### What is said about a response
+#### Messages about responses
 
 SECRETIVE = b"<html><title>Sign in</title>you sent ada@example.com</html>"
-# Status and body, words of the message, and whether it advises /contacts to users of /users
+# Status and body, words in the message, and whether it recommends /contacts if user_url is /users
 REASONS: dict[str, tuple[int, object, tuple[str, ...], bool]] = {
     "400": (400, WRONG_VERSION, ("user_url", "api_version", "1.4"), True),
     "401": (401, NOT_FOUND, ("access_token", "api_id", "INTERCOM_ACCESS_TOKEN"), False),
@@ -265,8 +265,11 @@ REASONS: dict[str, tuple[int, object, tuple[str, ...], bool]] = {
 
 
 @pytest.mark.parametrize("case", REASONS)
-def test_a_response_that_stops_the_run_names_the_setting(case: str) -> None:
-    """Apps on API 2.x need /contacts, but the advice would mislead if it is about credentials."""
+def test_the_message_about_a_fatal_response_names_the_setting(case: str) -> None:
+    """Apps on API 2.x need /contacts.
+
+    That hint would mislead in errors about credentials, the plan or a proxy.
+    """
     status, body, words, advises_contacts = REASONS[case]
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     for url in (USERS, CONTACTS):
@@ -283,15 +286,15 @@ def test_a_response_that_stops_the_run_names_the_setting(case: str) -> None:
 def test_tls_errors_name_the_environment_and_not_contacts() -> None:
     settings = Settings(intercom=IntercomSettings(user_url=USERS))
     permanent = fatal_reason(NoResponse("bad certificate", is_permanent=True), settings)
-    passing = fatal_reason(NoResponse("timed out"), settings)
+    transient = fatal_reason(NoResponse("timed out"), settings)
     for word in ("bad certificate", "REQUESTS_CA_BUNDLE", "HTTPS_PROXY"):
         assert word in permanent
-    assert "timed out" in passing
-    assert "/contacts" not in permanent + passing
+    assert "timed out" in transient
+    assert "/contacts" not in permanent + transient
 
 
 @pytest.mark.parametrize("status", [100, 200, 302, 400, 403, 404, 409, 422, 429, 500])
-def test_the_text_of_a_foreign_response_is_never_shown(status: int) -> None:
+def test_the_text_of_a_response_not_from_intercom_is_never_shown(status: int) -> None:
     """It may echo what was sent. Status, type, length and a page's title are shown."""
     bodies = [
         SECRETIVE,
@@ -340,7 +343,7 @@ def test_categories_have_no_details_of_a_row() -> None:
 
 #### Accepted, at once or after some retries
 
-PASSING_FAULTS = {
+TRANSIENT_FAULTS = {
     **{
         str(status): Fault(status=status)
         for status in (408, 429, 500, 501, 502, 503, 504, 599)
@@ -367,14 +370,14 @@ BROKEN_RESPONSES = {
 }
 
 
-def test_passing_faults_are_retried_until_the_user_is_accepted(
+def test_transient_faults_are_retried_until_the_user_is_accepted(
     project: Project, services: MockServices
 ) -> None:
     """Each user is stored once, and both logs name each retry.
 
     After a response that wasn't complete and final, the connection is not used again.
     """
-    faults_by_name = PASSING_FAULTS | BROKEN_RESPONSES
+    faults_by_name = TRANSIENT_FAULTS | BROKEN_RESPONSES
     left = {
         f"u{n}": [fault] * (n % 3 + 1)
         for n, fault in enumerate(faults_by_name.values(), 1)
@@ -396,7 +399,7 @@ def test_passing_faults_are_retried_until_the_user_is_accepted(
 def check_retries(
     result: Result, services: MockServices, name: str, user: str, retries: int
 ) -> None:
-    """Check what the logs say of a user's retries, and which connections they used."""
+    """Check a user's retries in the logs, and the connections that they used."""
     # A kept-alive connection that is closed before any byte of the response costs no retry.
     if name.startswith(("drop", "reset")):
         retries -= 1
@@ -412,7 +415,7 @@ def check_retries(
     assert len(connections) == (len(requests) if is_broken else 1), name
 
 
-def test_a_response_after_a_1xx_is_not_the_next_users(
+def test_a_response_after_a_1xx_is_not_taken_for_the_next_one(
     project: Project, services: MockServices
 ) -> None:
     """It may even arrive while the next user waits for its own."""
@@ -458,7 +461,7 @@ def test_a_kept_alive_connection_that_was_closed_costs_no_retry(
 def test_a_new_connection_that_is_lost_costs_a_retry(
     project: Project, services: MockServices
 ) -> None:
-    """Only on a used one is that no failure."""
+    """It costs no retry only if the connection has been used before."""
     services.faults = [Fault(drop=True), Fault(), Fault(drop=True)]
     project.users(3)
     result = project.run()
@@ -470,7 +473,7 @@ def test_a_new_connection_that_is_lost_costs_a_retry(
 def test_connections_are_kept_alive(
     project: Project, services: MockServices, concurrency: int
 ) -> None:
-    """A complete response keeps its connection, whatever its status."""
+    """After a complete response, the connection is reused, whatever the status."""
     services.latency = 0.005
     project.configure(intercom={"concurrency": concurrency})
     services.faults = [
@@ -526,10 +529,10 @@ def test_if_the_very_first_response_names_another_user_the_run_stops(
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_response_that_arrives_twice_is_not_the_next_users(
+def test_the_second_copy_of_a_response_is_not_taken_for_the_next_one(
     project: Project, services: MockServices, concurrency: int
 ) -> None:
-    """At once, or a little later, when the next request may already be on its way."""
+    """It arrives at once, or later, when the next request may already be sent."""
     repeated = Fault(twice=True)
     later = Fault(twice=True, twice_after=0.02)
     services.faults_by_user_id = {
@@ -544,16 +547,19 @@ def test_a_response_that_arrives_twice_is_not_the_next_users(
     assert len(services.users) == 28
 
 
-#### Responses without an end
+#### Slow, invalid and endless responses
 
 
 @pytest.mark.parametrize(
     "fault", [Fault(status=422, trickle=60), Fault(delay=60)], ids=str
 )
-def test_a_response_that_takes_too_long_is_given_up(
+def test_a_response_that_takes_too_long_is_abandoned(
     project: Project, services: MockServices, fault: Fault
 ) -> None:
-    """It counts as no response after RESPONSE_TIMEOUT, and a signal doesn't wait longer either."""
+    """After RESPONSE_TIMEOUT, it counts as no response.
+
+    After a signal, the run waits no longer than that either.
+    """
     project.set_constants(RESPONSE_TIMEOUT=0.4)
     services.faults_by_user_id = {"u2": fault}
     project.users(5)
@@ -595,7 +601,7 @@ GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{"type": "user"}'
 
 @contextmanager
 def raw_server(reply: Callable[[socket.socket, int], None]) -> Iterator[str]:
-    """Run a server that takes one request per connection and replies as it likes; yield its URL."""
+    """Run a server that calls `reply` for one request per connection; yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -617,14 +623,14 @@ def raw_server(reply: Callable[[socket.socket, int], None]) -> Iterator[str]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}/users"
-        with suppress(OSError):  # Windows' accept ends when the socket is closed
+        with suppress(OSError):  # on Windows, close() ends accept()
             server.shutdown(socket.SHUT_RDWR)
         server.close()
         thread.join(10)
 
 
-def test_what_is_not_http_or_has_no_end_is_retried(project: Project) -> None:
-    """It is read to a limit, whatever its headers say of its length."""
+def test_invalid_and_endless_responses_are_retried(project: Project) -> None:
+    """They are read up to a limit, whatever their headers say about the length."""
     replies = [*GARBAGE, *ENDLESS, GOOD]
     sizes = [0] * len(replies)
 
@@ -664,7 +670,7 @@ def test_a_server_that_refuses_connections_is_retried(project: Project) -> None:
 def test_a_user_that_used_up_its_retries_is_not_imported(
     project: Project, services: MockServices, retries: int
 ) -> None:
-    """The users between are imported, however often this happens."""
+    """The users in between are imported, however often this happens."""
     project.configure(intercom={"retries": retries})
     services.faults_by_user_id = dict.fromkeys(("u2", "u4", "u6"), Fault(status=503))
     project.users(7)
@@ -698,7 +704,7 @@ def test_an_outage_stops_the_run_and_names_the_last_responses(
     assert rejected_ids(result) == ["u3", "u4", "u5", "u6"]
     again = (
         1 if case == "dropped" else 0
-    )  # sent again on a new connection, which is no retry
+    )  # sent again on a new connection, which isn't a retry
     assert imported(project) == ["u1", "u2", *["u3"] * (3 + again), *["u4"] * 3]
     assert "u5" not in result.debug_log
     for word in words:
@@ -724,7 +730,7 @@ STOPPING = {
 def test_a_response_that_every_user_would_get_stops_the_run(
     project: Project, services: MockServices, status: str
 ) -> None:
-    """Although a user was accepted before."""
+    """It does so even if users were accepted before."""
     fault, word = STOPPING[status]
     services.faults_by_user_id = {"u2": fault}
     project.users(4)
@@ -759,7 +765,7 @@ def test_a_redirect_is_named_but_not_followed(
 def test_403_and_404_concern_only_their_row_once_users_were_accepted(
     project: Project, services: MockServices, fault: Fault
 ) -> None:
-    """Be it in this run, or in an earlier one, as the state file remembers."""
+    """That may be in this run, or in an earlier one that the state file remembers."""
     project.configure(intercom={"skip_unchanged": "true"})
     project.users(3)
     services.faults = [fault]
@@ -773,7 +779,7 @@ def test_403_and_404_concern_only_their_row_once_users_were_accepted(
     assert (known.status, known.counts()) == (1, (0, 2, 1)), known
 
 
-def test_404_concerns_only_its_row_if_that_carries_an_id(
+def test_404_concerns_only_its_row_if_the_row_has_an_id(
     project: Project, services: MockServices
 ) -> None:
     services.faults = [Fault(status=404, code="not-found", message="No such")]
@@ -814,7 +820,7 @@ def test_a_rejection_is_logged_with_codes_messages_and_request_id(
 def test_any_other_4xx_concerns_its_row_and_is_final(
     project: Project, services: MockServices
 ) -> None:
-    """The error list may have any shape; None is the usual one."""
+    """The error list may have any shape. For None, the mock sends the usual one."""
     rejected = [400, 409, 410, 411, 413, 415, 422, 423, 451, 499]
     bodies = [
         *[None] * len(rejected),
@@ -860,7 +866,7 @@ def test_any_other_4xx_concerns_its_row_and_is_final(
 
 BEARER = "Bearer sandbox-token-0123456789"
 BASIC = f"Basic {base64.b64encode(b'sandbox-app:sandbox-key-0123456789').decode()}"
-# the path of user_url, other keys, and what is sent for Authorization and Intercom-Version
+# The path of user_url, other keys, and the Authorization and Intercom-Version headers
 HEADERS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "token": ("/users", {}, BEARER, "1.4"),
     "key and version": ("/users", {**API_KEY, "api_version": "1.1"}, BASIC, "1.1"),
@@ -923,10 +929,10 @@ def test_http_is_allowed_on_loopback_only(tmp_path: Path, url: str) -> None:
     ("name", "no_proxy"),
     [("HTTP_PROXY", ""), ("ALL_PROXY", ""), ("HTTP_PROXY", "127.0.0.1")],
 )
-def test_the_proxy_of_the_environment_is_used(
+def test_the_proxy_from_the_environment_is_used(
     project: Project, name: str, no_proxy: str
 ) -> None:
-    """NO_PROXY exempts a host. The mock takes the requests of a proxy as well."""
+    """NO_PROXY exempts a host. The mock can also act as the proxy."""
     with MockServices() as proxy:
         project.users(2)
         result = project.run(env={name: proxy.url, "NO_PROXY": no_proxy})
@@ -940,14 +946,14 @@ def test_the_proxy_of_the_environment_is_used(
 
 @pytest.fixture
 def tls(project: Project) -> Iterator[MockServices]:
-    """Run mock services behind an unknown certificate, for the project's user_url."""
+    """Run mock services with an untrusted certificate, and point user_url to them."""
     context = make_certificate(project.folder, "certificate", "127.0.0.1")
     with MockServices(tls=context) as services:
         project.configure(intercom={"user_url": services.users_url})
         yield services
 
 
-# the host of user_url, the environment, and a word of the message
+# The host of user_url, the environment, and a word in the message
 IMPOSSIBLE = {
     "missing bundle": (
         "127.0.0.1",
@@ -972,7 +978,7 @@ IMPOSSIBLE = {
 def test_a_connection_that_can_never_work_stops_the_run(
     project: Project, tls: MockServices, case: str
 ) -> None:
-    """It stops at the first attempt, and says nothing of /contacts."""
+    """It stops at the first attempt, and doesn't mention /contacts."""
     host, environment, word = IMPOSSIBLE[case]
     project.configure(intercom={"user_url": tls.users_url.replace("127.0.0.1", host)})
     project.users(3)
@@ -987,7 +993,7 @@ def test_a_connection_that_can_never_work_stops_the_run(
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_certificates_of_the_environment_are_accepted(
+def test_certificates_from_the_environment_are_accepted(
     project: Project, tls: MockServices, name: str
 ) -> None:
     project.users(2)

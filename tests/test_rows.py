@@ -1,6 +1,6 @@
 """From a row to a user: fields and their types, headings, and rows that can't be imported.
 
-What a cell means is in test_cells.py, how records are read in test_csv_reader.py.
+Converting cells is tested in test_cells.py, and reading records in test_csv_reader.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from conftest import Project, assert_says, imported, line_of, lines_of
 from hypothesis import given
 from hypothesis import strategies as st
-from in_process import IDENTITY, UNHURRIED, USER, read
+from in_process import IDENTITY, NO_DEADLINE, USER, read
 
 import export_csv
 
@@ -21,7 +21,7 @@ H = "user_id,email,name\n"
 
 #### Fields and their types
 
-# Of each field its type in config.ini if one is needed, a cell, and what is sent for it.
+# For each field: its type in config.ini (if needed), a cell, and the value sent for it.
 FIELDS: dict[str, tuple[str, str, Any]] = {
     "user_id": ("", "17", "17"),
     "email": ("", "ada@example.com", "ada@example.com"),
@@ -91,7 +91,7 @@ def test_an_empty_user_section_maps_each_field_to_its_heading(
     assert found.users == [user]
 
 
-def test_the_type_follows_the_last_colon_that_a_type_follows() -> None:
+def test_headings_and_formats_may_contain_colons() -> None:
     found = read(
         "ID: own,Name,Signup: date,News:letter,a:b,c:integer,Note: text,time: timestamp\n"
         "u1,Ada,24/11/2026 09:05,yes,1,2,3,4\n",
@@ -119,7 +119,7 @@ def test_the_type_follows_the_last_colon_that_a_type_follows() -> None:
     ]
 
 
-def test_a_text_in_single_quotes_is_a_constant_for_every_user() -> None:
+def test_text_in_single_quotes_is_a_constant_for_every_user() -> None:
     found = read(
         "user_id,plan\nu1,gold\nu2,\n",
         user={
@@ -143,7 +143,7 @@ def test_a_text_in_single_quotes_is_a_constant_for_every_user() -> None:
     ]
 
 
-def test_as_many_custom_attributes_as_intercom_allows() -> None:
+def test_as_many_custom_attributes_as_intercom_allows_are_sent() -> None:
     attributes = {f"a{n:0189}": "x" for n in range(250)}
     assert len(read("user_id,x\nu1,1\n", custom_attributes=attributes).users[0]) == 2
 
@@ -158,7 +158,7 @@ def test_a_huge_invalid_cell_does_not_fill_the_log(project: Project) -> None:
 
 #### Headings
 
-# The mapping, the headings, and what the message has to name.
+# The mapping, the headings, and patterns that the message must match.
 MISMATCHES: dict[str, tuple[dict[str, str], str, list[str]]] = {
     "missing": (
         {**USER, "signed_up_at": "joined"},
@@ -194,20 +194,20 @@ MISMATCHES: dict[str, tuple[dict[str, str], str, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("what", MISMATCHES)
-def test_headings_that_do_not_match_stop_the_run(what: str) -> None:
-    mapping, headings, words = MISMATCHES[what]
+@pytest.mark.parametrize("case", MISMATCHES)
+def test_headings_that_do_not_match_stop_the_run(case: str) -> None:
+    mapping, headings, words = MISMATCHES[case]
     reason = read(f"{headings}\nu1,a@x.eu,Ada\n", user=mapping).reason
     assert_says(reason, r"users\.csv", *words)
     assert not reason.endswith(("; ", ": ", ", "))
     assert len(reason.splitlines()) == 1
 
 
-def test_headings_are_compared_as_they_look() -> None:
+def test_headings_that_look_alike_match() -> None:
     found = read(
-        '\ufeffUser\xa0 ID,Pre\u0301nom,\u200bE-mail\xad,"Line\nbreak"\nu1,Ada,a@x.eu,x\n',
+        '\ufeffUser\xa0 ID,Pre\u0301nom,\u200bE-mail\xad,"Result\nbreak"\nu1,Ada,a@x.eu,x\n',
         user={"user_id": "User ID", "name": "Prénom", "email": "E-mail"},
-        custom_attributes={"b": "Line break"},
+        custom_attributes={"b": "Result break"},
     )
     user = {
         "user_id": "u1",
@@ -218,25 +218,25 @@ def test_headings_are_compared_as_they_look() -> None:
     assert found.users == [user]
 
 
-OTHER_CASES = ["user id,numéro,N", '"User\nID",NUMÉRO,n']
+DIFFERENT_CASE = ["user id,numéro,N", '"User\nID",NUMÉRO,n']
 REPEATED = [
     *("User  ID,Nume\u0301ro,n", "User\xa0ID,Numéro,n,,", "\ufeffUser ID,Numéro,n"),
-    *("User\xad ID, Numéro ,n\u200b", '="User ID",Numéro,n', *OTHER_CASES),
+    *("User\xad ID, Numéro ,n\u200b", '="User ID",Numéro,n', *DIFFERENT_CASE),
 ]
 
 
 @pytest.mark.parametrize("heading", REPEATED)
 def test_a_repeated_heading_row_is_skipped_however_it_is_written(heading: str) -> None:
     user = {"user_id": "User ID", "name": "Numéro"}
-    # In config.ini, upper and lower case are different, so these can't be the heading row itself.
-    firsts = [first for first in REPEATED if first not in OTHER_CASES]
+    # Mapped headings are case-sensitive, so these can't be the heading row itself.
+    firsts = [first for first in REPEATED if first not in DIFFERENT_CASE]
     for first in firsts:
         found = read(f"{first}\nu1,x,1\n{heading}\nu2,y,2\n{heading}\n", user=user)
         assert [each["user_id"] for each in found.users] == ["u1", "u2"]
         assert found.is_silent
 
 
-def test_a_row_that_is_only_like_the_headings_is_a_user() -> None:
+def test_a_row_that_only_resembles_the_headings_is_a_user() -> None:
     found = read(
         H + "user_id,x@y,name\nUSER,email@x,\nuser_id2,,name\n",
         user=USER,
@@ -251,15 +251,15 @@ SIGNUP = {**IDENTITY, "signed_up_at": "joined"}
 NAME = {**IDENTITY, "name": "name"}
 MANY = "".join(f"v{n},,,\n" for n in range(9))
 NINE_IN_TEN = H + MANY + "u9,,\n"
-# Content, mapping, the lines that are not imported, and what the reasons name.
+# Content, mapping, the lines that are not imported, and patterns for the reasons.
 ROWS: dict[str, tuple[str, dict[str, str], list[int], list[str]]] = {
     "no identity": (H + "u1,,\n,,x\n   , ,\nu4,,\n", USER, [3], ["user_id, email or id"]),
-    "an address that is none": (H + ",none,x\n,a@x,y\n", USER, [2], ["user_id, email or id"]),
+    "invalid address": (H + ",none,x\n,a@x,y\n", USER, [2], ["user_id, email or id"]),
     "more cells": (H + "u1,,\nu2,,,more\nu3,,,\n", USER, [3, 4], ["4 cells", "3"]),
-    "nine in ten rows have a blank cell more": (NINE_IN_TEN, USER, [], []),
+    "nine in ten rows have an extra blank cell": (NINE_IN_TEN, USER, [], []),
     "nine in ten, and one with text": (H + MANY + "u9,,,x\n", USER, [11], ["4 cells"]),
     "nine in ten, and one wider": (H + MANY + "u9,,,,\n", USER, [11], ["5 cells"]),
-    "nine in ten, of which the first is no one": (H + "u9,,\n" + MANY, USER, [], []),
+    "nine in ten, but not the first": (H + "u9,,\n" + MANY, USER, [], []),
     "eight in ten": (
         H + "a,,\nb,,\n" + "".join(f"v{n},,,\n" for n in range(8)),
         USER, list(range(4, 12)), ["4 cells"],
@@ -268,7 +268,7 @@ ROWS: dict[str, tuple[str, dict[str, str], list[int], list[str]]] = {
     "trimmed, with typed cells": (
         "user_id,joined,a,b\nu1,2026-01-02\nu2,1760000000,x\nu3,,x\n", SIGNUP, [], [],
     ),
-    "trimmed, with an error of a spreadsheet": ("user_id,name,a,b\nu1,#N/A,x\n", NAME, [], []),
+    "trimmed, a spreadsheet error": ("user_id,name,a,b\nu1,#N/A,x\n", NAME, [], []),
     "shifted: a typed cell": (
         "user_id,joined,a,b\nu1,gold,x\nu2,2026-13-01,x\nu3,,x\n", SIGNUP, [2, 3], ["3 cells", "4"],
     ),
@@ -300,9 +300,9 @@ ROWS: dict[str, tuple[str, dict[str, str], list[int], list[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ROWS)
-def test_a_damaged_row_is_not_imported_and_the_rows_around_it_are(what: str) -> None:
-    content, mapping, rejected, words = ROWS[what]
+@pytest.mark.parametrize("case", ROWS)
+def test_a_damaged_row_is_not_imported_and_the_rows_around_it_are(case: str) -> None:
+    content, mapping, rejected, words = ROWS[case]
     found = read(content, user=mapping)
     assert found.reason == ""
     assert list(found.rejected) == rejected
@@ -316,7 +316,8 @@ def test_words_for_empty_do_not_identify_a_user() -> None:
     assert (list(found.rejected), len(found.users)) == ([2], 1)
 
 
-# A stray quote has swallowed the rows behind it, or somebody wrote a text of several lines.
+# In SWALLOWED, a stray quote has swallowed the rows after it. MULTI_LINE is ordinary text with line
+# breaks.
 SWALLOWED = {
     "both": 'user_id,name,email\nu1,"Ada,a@x.eu\nu2,Bo 5\'11",b@x.eu\n',
     "three": 'user_id,name,email\nu1,"Ada,a@x.eu\nu2,Bo,b@x.eu\nu3,Cy",c@x.eu\n',
@@ -326,7 +327,7 @@ SWALLOWED = {
     "by id": 'id,name\n1,"Ada\n2,Bo"\n',
     "by e-mail alone": 'email,name\na@x.eu,"Ada\nb@x.eu,Bo"\n',
 }
-SEVERAL_LINES = {
+MULTI_LINE = {
     "commas": 'user_id,email,name\nu1,a@x.eu,"Dear Ada,\nthank you, and see you, Bo"\n',
     "an address": 'user_id,email,name\nu1,a@x.eu,"7, Main Street, London\n8, Elm Road, Leeds"\n',
     "ids of another form": 'user_id,email,name\nu1,a@x.eu,"Ada\n2,b@x.eu,Bo"\n',
@@ -338,22 +339,22 @@ SEVERAL_LINES = {
 }
 
 
-@pytest.mark.parametrize("what", SWALLOWED)
-def test_a_record_that_has_swallowed_rows_is_not_imported(what: str) -> None:
-    heading = SWALLOWED[what].partition("\n")[0].split(",")
+@pytest.mark.parametrize("case", SWALLOWED)
+def test_a_record_that_has_swallowed_rows_is_not_imported(case: str) -> None:
+    heading = SWALLOWED[case].partition("\n")[0].split(",")
     user = {name: name for name in heading}
     last = ",".join(
         {"email": "z@x.eu", "name": "Zoe"}.get(name, "9u"[:1]) for name in heading
     )
-    found = read(SWALLOWED[what] + last + "\n", user=user)
+    found = read(SWALLOWED[case] + last + "\n", user=user)
     assert list(found.rejected) == [2]
     assert_says(found.rejected[2], "quote")
     assert len(found.users) == 1
 
 
-@pytest.mark.parametrize("what", SEVERAL_LINES)
-def test_a_text_of_several_lines_is_imported(what: str) -> None:
-    content = SEVERAL_LINES[what]
+@pytest.mark.parametrize("case", MULTI_LINE)
+def test_multi_line_text_is_imported(case: str) -> None:
+    content = MULTI_LINE[case]
     user = {name: name for name in content.partition("\n")[0].split(",")}
     found = read(content, user=user)
     assert found.is_silent
@@ -368,7 +369,7 @@ def test_a_text_of_several_lines_is_imported(what: str) -> None:
         ("utf-8", b"\xed\xa0\x80", "é"),
     ],
 )
-def test_invalid_bytes_cost_their_row_alone_and_are_kept_as_they_are(
+def test_only_the_row_with_invalid_bytes_is_rejected_and_its_bytes_are_kept(
     project: Project, encoding: str, bad: bytes, good: str
 ) -> None:
     project.configure(csv={"encoding": encoding}, user=USER)
@@ -382,7 +383,7 @@ def test_invalid_bytes_cost_their_row_alone_and_are_kept_as_they_are(
 
 
 def test_rows_are_named_by_the_lines_on_which_they_begin(project: Project) -> None:
-    """Only line endings end a line: not the other characters that Unicode has for it."""
+    """Only LF, CRLF and CR end a line, not the other line separators of Unicode."""
     names = ["one\ntwo", "one\r\n\r\nthree", "a\vb\fc\x1cd\x85e\u2028f\u2029g", "last"]
     rows = "".join(f'u{n},,"{name}"\n' for n, name in enumerate(names))
     project.write(f'"user_id","email","name"\n{rows}bad\n')
@@ -393,7 +394,7 @@ def test_rows_are_named_by_the_lines_on_which_they_begin(project: Project) -> No
     assert result.reasons()[0][0] == "9"
 
 
-#### A table of any shape comes back
+#### Random tables
 
 TEXT = st.text(
     st.one_of(
@@ -406,7 +407,7 @@ DELIMITERS = {",": ",", ";": ";", "|": "|", "tab": "\t", '" "': " "}
 
 
 def as_imported(cell: str) -> str:
-    """Return what is sent for a cell: errors of spreadsheets and lost letters are not."""
+    """Return the value sent for a cell, or "" for a spreadsheet error or U+FFFD."""
     cell = export_csv.clean_cell(cell)
     try:
         return export_csv.to_attribute_text(cell)
@@ -414,7 +415,7 @@ def as_imported(cell: str) -> str:
         return ""
 
 
-@UNHURRIED
+@NO_DEADLINE
 @given(
     st.lists(st.lists(TEXT, min_size=3, max_size=3), min_size=1, max_size=12),
     st.sampled_from(sorted(DELIMITERS)),
@@ -423,7 +424,7 @@ def as_imported(cell: str) -> str:
     st.sampled_from(["utf-8", "utf-16", "gb18030"]),
     st.sampled_from(["\n", "\r\n"]),
 )
-def test_a_random_table_of_any_dialect_comes_back_and_raises_no_alarm(
+def test_random_tables_in_any_csv_dialect_are_read_back_without_warnings(
     table: list[list[str]],
     delimiter: str,
     quote: str,

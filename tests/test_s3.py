@@ -1,6 +1,7 @@
-"""Which file is imported from S3, and what is said if S3 refuses, breaks off or is silent.
+"""Finding the input in S3, and the messages if S3 refuses, disconnects or is silent.
 
-The tables call `find_input` in this process, as each child process would import boto3 anew.
+Most tests call `find_input` in this process: each child process would have to import boto3 again,
+which is slow.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIAENVIRONMENT",
     "AWS_SECRET_ACCESS_KEY": "secret-of-environment",
 }
-# The credentials of a machine's role are not looked for.
+# Don't look for the credentials of the machine's role.
 NO_ROLE = {"AWS_EC2_METADATA_DISABLED": "true"}
 REGION = "eu-west-1"
 MOTO_ACCOUNT = "123456789012"
@@ -67,14 +68,14 @@ numbers = count(1)
 
 
 @cache
-def usual_session() -> boto3.Session:
-    """Return a session for all tests with the usual environment, as it takes long to create."""
+def shared_session() -> boto3.Session:
+    """Return a session that tests with the default keys share: creating one is slow."""
     return boto3.Session()
 
 
 @dataclass
 class Reader:
-    """Finds the input in S3 as a run does, with only the environment given."""
+    """Finds the input in S3 as a run does, with only the given environment."""
 
     url: str
     bucket: str
@@ -118,21 +119,21 @@ class Reader:
         self.tmp.mkdir(exist_ok=True)
         home = {"HOME": str(self.folder), "USERPROFILE": str(self.folder)}
         with mock.patch.dict(os.environ, {**home, **NO_ROLE, **self.env}, clear=True):
-            # boto3 keeps its session, and with it what it read from the environment.
-            session = usual_session() if self.env is KEYS else None
+            # boto3's default session keeps the settings of the previous environment.
+            session = shared_session() if self.env is KEYS else None
             with mock.patch.object(boto3, "DEFAULT_SESSION", session):
                 settings = self.settings(*arguments, **keys)
                 return export_csv.find_input(settings, self.should_stop)
 
     def read(self, *arguments: str, **keys: Any) -> bytes:
-        """Return the content of the file that is found; nothing of it is left behind."""
+        """Return the content of the file, and check that no temporary file is left."""
         with closing(self.find(*arguments, **keys)) as file:
             content = bytes(file.open().read())
         assert list(self.tmp.iterdir()) == []
         return content
 
     def error(self, *arguments: str, **keys: Any) -> str:
-        """Return the message of a run that stops, which is one line."""
+        """Return the error message of a run that stops; it has to be one line."""
         with pytest.raises(RunAborted) as raised:
             self.find(*arguments, **keys)
         assert list(self.tmp.iterdir()) == []
@@ -141,7 +142,7 @@ class Reader:
         return message
 
 
-def assert_names(message: str, *words: str) -> None:
+def assert_mentions(message: str, *words: str) -> None:
     assert [word for word in words if word not in message] == [], message
 
 
@@ -172,7 +173,7 @@ def moto_url() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(tmp_path: Path, moto_url: str) -> Bucket:
-    """Create a bucket of its own for each test."""
+    """Create a separate bucket for each test."""
     name = f"bucket-{next(numbers)}"
     backend = s3_backends[MOTO_ACCOUNT]["aws"]
     backend.create_bucket(name, "us-east-1")
@@ -241,7 +242,7 @@ def test_a_missing_object_is_named_with_the_setting(
     bucket: Bucket, arguments: list[str], keys: dict[str, Any], words: list[str]
 ) -> None:
     bucket.put(f"exports/{NAME}", b"right")
-    assert_names(bucket.reader.error(*arguments, **keys), *words)
+    assert_mentions(bucket.reader.error(*arguments, **keys), *words)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_an_invalid_bucket_name_is_explained_without_a_pattern(
     bucket: Bucket, name: str
 ) -> None:
     message = bucket.reader.error(bucket=name)
-    assert_names(message, "[aws] bucket", name)
+    assert_mentions(message, "[aws] bucket", name)
     assert "regex" not in message
     assert "^" not in message
 
@@ -259,7 +260,7 @@ def test_an_invalid_bucket_name_is_explained_without_a_pattern(
 def test_a_missing_temporary_folder_is_named(bucket: Bucket) -> None:
     bucket.put(f"exports/{NAME}", b"right")
     missing = bucket.reader.folder / "missing"
-    assert_names(
+    assert_mentions(
         bucket.reader.error(tmp_folder=missing), str(missing), "[aws] tmp_folder"
     )
 
@@ -269,7 +270,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(
 ) -> None:
     with mock.patch.dict(sys.modules, {"boto3": None}):
         message = bucket.reader.error()
-    assert_names(message, "the package boto3 is missing", "installboto.sh")
+    assert_mentions(message, "the package boto3 is missing", "installboto.sh")
 
 
 def test_boto3_is_imported_only_for_s3_and_nothing_is_left_behind(
@@ -299,7 +300,7 @@ def test_boto3_is_imported_only_for_s3_and_nothing_is_left_behind(
     assert list(tmp.iterdir()) == []
 
 
-#### A server that refuses, breaks off or is silent
+#### A server that refuses, disconnects or is silent
 
 
 class S3Object(NamedTuple):
@@ -308,7 +309,7 @@ class S3Object(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """An error response of S3 or STS."""
+    """An error response from S3 or STS."""
 
     status: int
     code: str = ""  # "": the response has no body
@@ -323,12 +324,12 @@ class S3Request(NamedTuple):
 
     @property
     def scope(self) -> list[str]:
-        """Return access key, date, region, service and so on, as the request was signed."""
+        """The parts of the signature's credential: access key, date, region, ..."""
         credential = self.headers["Authorization"].partition("Credential=")[2]
         return credential.partition(",")[0].split("/")
 
     def is_signed_with(self, secret_key: str) -> bool:
-        """Return whether boto3 would sign it like this with this secret key."""
+        """Return whether boto3 creates the same signature with this secret key."""
         _, signed, signature = self.headers["Authorization"].split(", ")
         names = signed.removeprefix("SignedHeaders=").split(";")
         headers = {name: self.headers[name] for name in names}
@@ -343,7 +344,7 @@ class S3Request(NamedTuple):
 
 
 class Store(ThreadingHTTPServer):
-    """As much of S3 as a download takes: the objects of one folder."""
+    """A minimal S3, with only what a download needs: the objects in one folder."""
 
     daemon_threads = True
 
@@ -351,10 +352,10 @@ class Store(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), StoreConnection)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.objects: dict[str, S3Object] = {}
-        # What goes wrong with the next downloads; the last one stays.
-        self.troubles: list[str] = [""]
+        # The faults of the next downloads; the last one is repeated.
+        self.faults: list[str] = [""]
         self.changes_to: bytes | None = (
-            None  # the object, once a download has broken off
+            None  # the object's content after a failed download
         )
         self.lists_slowly = False
         self.refuses: Callable[[S3Request], Refusal | None] = lambda request: None
@@ -394,7 +395,7 @@ class StoreConnection(BaseHTTPRequestHandler):
             f"<Code>{refusal.code}</Code><Message>{escape(refusal.message)}</Message>"
         )
         error = f"<Error>{content}<Region>{refusal.region}</Region></Error>"
-        if self.command == "POST":  # STS has another shape
+        if self.command == "POST":  # errors from STS have another structure
             error = f"<ErrorResponse><Error>{content}</Error></ErrorResponse>"
         if not refusal.code:
             error = refusal.message
@@ -417,9 +418,9 @@ class StoreConnection(BaseHTTPRequestHandler):
 
     def send_object(self) -> None:
         store = self.server
-        trouble = store.troubles[0]
-        if len(store.troubles) > 1:
-            store.troubles.pop(0)
+        fault = store.faults[0]
+        if len(store.faults) > 1:
+            store.faults.pop(0)
         name = unquote(urlsplit(self.path).path).rpartition("/")[2]
         item = store.objects[name]
         body = item.content
@@ -427,24 +428,24 @@ class StoreConnection(BaseHTTPRequestHandler):
             "Last-Modified": format_datetime(item.modified, usegmt=True),
             "Content-Length": str(len(body)),
         }
-        if trouble and store.changes_to is not None:
+        if fault and store.changes_to is not None:
             store.objects[name] = item._replace(content=store.changes_to)
-        self.close_connection = bool(trouble)
-        if trouble == "silent":
+        self.close_connection = bool(fault)
+        if fault == "silent":
             store.closing.wait()
-        if trouble in ("silent", "closed"):
+        if fault in ("silent", "closed"):
             return
-        if trouble in ("no length", "chunks", "chunks cut"):
+        if fault in ("no length", "chunks", "chunks cut"):
             del headers["Content-Length"]
-        if trouble in ("chunks", "chunks cut"):
+        if fault in ("chunks", "chunks cut"):
             headers["Transfer-Encoding"] = "chunked"
-        body = with_trouble(body, trouble)
-        self.reply(200, body, headers, pause=0.2 if trouble == "trickle" else 0.0)
+        body = with_fault(body, fault)
+        self.reply(200, body, headers, pause=0.2 if fault == "trickle" else 0.0)
 
     def reply(
         self, status: int, body: bytes, headers: Mapping[str, str], pause: float = 0.0
     ) -> None:
-        """Send a response, with so many seconds between two bytes of its body."""
+        """Send a response, pausing for `pause` seconds after each byte of its body."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -460,16 +461,16 @@ class StoreConnection(BaseHTTPRequestHandler):
         """Stay silent."""
 
 
-def with_trouble(body: bytes, trouble: str) -> bytes:
-    """Return what the connection carries of a body."""
+def with_fault(body: bytes, fault: str) -> bytes:
+    """Return the bytes that are sent for a body."""
     half = body[: body.find(b"\n", len(body) // 2) + 1]  # its last row is complete
     rest = body[len(half) :]
     first_chunk = b"%x\r\n%b\r\n" % (len(half), half)
-    if trouble in ("cut", "no length"):
+    if fault in ("cut", "no length"):
         return half
-    if trouble == "chunks cut":
+    if fault == "chunks cut":
         return first_chunk
-    if trouble == "chunks":
+    if fault == "chunks":
         return first_chunk + b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest)
     return body
 
@@ -492,7 +493,7 @@ def reader(store: Store, tmp_path: Path) -> Reader:
 
 @pytest.fixture
 def s3_project(project: Project, store: Store) -> Project:
-    """Configure the project to read from the store; it leaves nothing in its temporary folder."""
+    """Configure the project to read from the store, with exports as the tmp_folder."""
     aws = {"use_aws": "true", "bucket": "bucket", "folder": "exports", "region": REGION}
     project.configure(
         aws={**aws, "endpoint_url": store.url, "tmp_folder": project.exports}
@@ -501,7 +502,7 @@ def s3_project(project: Project, store: Store) -> Project:
 
 
 def rows(first: int, last: int) -> bytes:
-    """Return a file whose parts are complete rows too."""
+    """Return a CSV of these users. Cut off after any row, it still looks complete."""
     lines = [f"u{number}\n" for number in range(first, last + 1)]
     return ("user_id\n" + "".join(lines)).encode()
 
@@ -546,10 +547,10 @@ def test_day_and_month_swapped_are_detected_by_last_modified(
         assert reader.read(file=file) == b"twelfth"
         return
     words = ("[file] time_format", "11122026.csv", "11272026.csv")
-    assert_names(reader.error(file=file), *words)
+    assert_mentions(reader.error(file=file), *words)
 
 
-def test_the_age_is_that_of_the_name_or_of_the_last_change(
+def test_the_timestamp_is_from_the_name_or_from_last_modified(
     reader: Reader, store: Store
 ) -> None:
     store.objects["vip.csv"] = S3Object(b"vip", at(5))
@@ -585,27 +586,27 @@ def test_a_refusal_by_s3_is_explained(
 ) -> None:
     store.refuses = lambda request: refusal
     message = reader.error()
-    assert_names(message, "s3://bucket/exports/", *words)
+    assert_mentions(message, "s3://bucket/exports/", *words)
     assert len(store.requests) == 1
 
 
 REDIRECTS = {
-    "of everything": (Refusal(301, "PermanentRedirect"), 2),
+    "without the region": (Refusal(301, "PermanentRedirect"), 2),
     "without a body": (Refusal(302, "", ""), 2),
     "with the region": (Refusal(301, "PermanentRedirect", region="eu-north-1"), 2),
 }
 
 
-@pytest.mark.parametrize(("refusal", "most"), REDIRECTS.values(), ids=REDIRECTS)
+@pytest.mark.parametrize(("refusal", "max_requests"), REDIRECTS.values(), ids=REDIRECTS)
 @pytest.mark.parametrize("name", [None, "vip.csv"], ids=["newest", "named"])
 def test_a_redirect_stops_the_run_after_a_few_requests(
-    reader: Reader, store: Store, refusal: Refusal, most: int, name: str | None
+    reader: Reader, store: Store, refusal: Refusal, max_requests: int, name: str | None
 ) -> None:
     """With 1.1.0, it ended in a RecursionError after 81 requests."""
     store.refuses = lambda request: refusal
     message = reader.error(*([name] if name else []))
-    assert_names(message, "[aws] region", "endpoint_url")
-    assert len(store.requests) <= most
+    assert_mentions(message, "[aws] region", "endpoint_url")
+    assert len(store.requests) <= max_requests
 
 
 def test_a_bucket_in_another_region_is_read_if_s3_names_the_region(
@@ -621,7 +622,7 @@ def test_a_bucket_in_another_region_is_read_if_s3_names_the_region(
 
 
 @pytest.mark.parametrize("status", [200, 403, 502])
-def test_a_page_that_is_not_s3s_is_not_shown(
+def test_a_page_that_is_not_from_s3_is_not_shown(
     reader: Reader, store: Store, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may echo what was sent."""
@@ -630,7 +631,7 @@ def test_a_page_that_is_not_s3s_is_not_shown(
         status, "", "<html><p>Sign in, AKIAENVIRONMENT<br>"
     )
     message = reader.error()
-    assert_names(message, "s3://bucket/exports/", "[aws]")
+    assert_mentions(message, "s3://bucket/exports/", "[aws]")
     assert "Sign in" not in message
 
 
@@ -648,7 +649,7 @@ def test_a_refusal_by_sts_is_not_blamed_on_the_bucket(
     reader.env = {"AWS_ENDPOINT_URL_STS": store.url}
     store.refuses = refuse_list(403, code, "not allowed to perform sts:AssumeRole")
     message = reader.error()
-    assert_names(message, "AssumeRole", "role", "profile", "not allowed to perform")
+    assert_mentions(message, "AssumeRole", "role", "profile", "not allowed to perform")
     assert "s3:ListBucket" not in message
     assert {request.method for request in store.requests} == {"POST"}
 
@@ -667,7 +668,7 @@ WRONG = keys("WRONG")
 TOKEN = "session-token-of-s3"
 Keys = dict[str, str]
 # config.ini, .env, the environment, ~/.aws/credentials, and the session token that S3 gets
-PLACES: dict[str, tuple[Keys, Keys, Keys, Keys, str | None]] = {
+KEY_SOURCES: dict[str, tuple[Keys, Keys, Keys, Keys, str | None]] = {
     "config.ini": (RIGHT, {}, {}, {}, None),
     ".env over config.ini": (WRONG, RIGHT, {}, {}, None),
     "environment over .env": (WRONG, WRONG, RIGHT, {}, None),
@@ -679,11 +680,11 @@ PLACES: dict[str, tuple[Keys, Keys, Keys, Keys, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_keys_are_found_and_go_with_their_own_session_token(
+@pytest.mark.parametrize("place", KEY_SOURCES)
+def test_keys_are_found_and_used_with_their_own_session_token(
     reader: Reader, store: Store, place: str
 ) -> None:
-    config, dot_env, environment, home, token = PLACES[place]
+    config, dot_env, environment, home, token = KEY_SOURCES[place]
     reader.env = environment
     lines = [f"{name}={value}\n" for name, value in dot_env.items()]
     (reader.folder / ".env").write_text("".join(lines))
@@ -700,7 +701,7 @@ def test_keys_are_found_and_go_with_their_own_session_token(
 
 PASSWORD = "secret-of-s3"
 PROCESS = "[default]\ncredential_process = "
-# ~/.aws/config, the environment, and words of the message
+# ~/.aws/config, the environment, and words in the message
 NO_KEYS: dict[str, tuple[str, Keys, list[str]]] = {
     "nothing": ("", {}, ["credentials", "[aws] access_key"]),
     "no such profile": ("", {"AWS_PROFILE": "nobody"}, ["nobody"]),
@@ -722,12 +723,12 @@ def test_missing_credentials_are_explained(
     (reader.folder / ".aws").mkdir()
     (reader.folder / ".aws" / "config").write_text(profile + "\n")
     message = reader.error()
-    assert_names(message, *words)
+    assert_mentions(message, *words)
     assert PASSWORD not in message
 
 
 URL = f"http://a:{PASSWORD}@127.0.0.1:9"
-# ~/.aws/config, the environment, [aws] endpoint_url, and a word of the message
+# ~/.aws/config, the environment, [aws] endpoint_url, and a word in the message
 UNREACHABLE: dict[str, tuple[str, Keys, str, str]] = {
     "proxy": ("", {"HTTP_PROXY": URL}, "http://127.0.0.1:9", "[aws]"),
     "endpoint_url": ("", {}, URL, "127.0.0.1:9"),
@@ -759,14 +760,14 @@ def test_the_password_of_a_proxy_or_endpoint_is_never_shown(
     aws = {"use_aws": "true", "bucket": "bucket", "region": REGION, "endpoint_url": url}
     project.configure(aws=aws)
     result = project.run(env=NO_ROLE | KEYS | env)
-    assert_names(stop_message(project, result), word)
+    assert_mentions(stop_message(project, result), word)
     assert PASSWORD not in result.out + result.err + result.debug_log
 
 
 def test_a_missing_ca_bundle_is_reported(reader: Reader, store: Store) -> None:
     reader.env = KEYS | {"AWS_CA_BUNDLE": "/no/such.pem"}
     message = reader.error(endpoint_url=store.url.replace("http", "https"))
-    assert_names(message, "SSL", "No such file", "[aws]")
+    assert_mentions(message, "SSL", "No such file", "[aws]")
 
 
 def test_a_session_token_in_a_refusal_is_not_shown(
@@ -777,7 +778,7 @@ def test_a_session_token_in_a_refusal_is_not_shown(
     store.refuses = refuse_list(403, "AccessDenied", message)
     result = s3_project.run(env=env)
     line = stop_message(s3_project, result)
-    assert_names(
+    assert_mentions(
         line, "s3:ListBucket", "s3:GetObject", "Not authorized to perform: kms:Decrypt"
     )
     seen = result.out + result.err + result.debug_log
@@ -786,7 +787,9 @@ def test_a_session_token_in_a_refusal_is_not_shown(
 
 
 @pytest.mark.parametrize("is_denied", [False, True])
-def test_check_asks_s3(s3_project: Project, store: Store, is_denied: bool) -> None:
+def test_check_verifies_access_to_s3(
+    s3_project: Project, store: Store, is_denied: bool
+) -> None:
     store.objects[NAME] = S3Object(one_user("u1"))
     if is_denied:
         store.refuses = refuse_list(403, "AccessDenied")
@@ -800,23 +803,23 @@ def test_check_asks_s3(s3_project: Project, store: Store, is_denied: bool) -> No
     assert list(s3_project.exports.iterdir()) == []
 
 
-#### Downloads that break off
+#### Interrupted downloads
 
 
-@pytest.mark.parametrize("trouble", ["cut", "chunks cut", "no length"])
-def test_a_download_that_breaks_off_starts_again(
-    reader: Reader, store: Store, trouble: str
+@pytest.mark.parametrize("fault", ["cut", "chunks cut", "no length"])
+def test_an_interrupted_download_starts_again(
+    reader: Reader, store: Store, fault: str
 ) -> None:
-    store.troubles = [trouble, ""]
+    store.faults = [fault, ""]
     assert reader.read() == rows(1, 99)
     assert store.downloads == 2
 
 
-def test_chunks_that_come_to_their_end_are_complete(
+def test_a_chunked_download_is_complete_after_its_last_chunk(
     reader: Reader, store: Store
 ) -> None:
-    """Even though nobody said how long the object would be."""
-    store.troubles = ["chunks"]
+    """There is no Content-Length to check."""
+    store.faults = ["chunks"]
     assert reader.read() == rows(1, 99)
     assert store.downloads == 1
 
@@ -826,20 +829,20 @@ def test_chunks_that_come_to_their_end_are_complete(
     [rows(1, 150), rows(1, 11), rows(101, 199)],
     ids=["longer", "shorter", "other"],
 )
-def test_no_part_of_an_object_that_changes_is_kept(
+def test_no_part_of_the_old_object_is_kept_if_it_changes(
     reader: Reader, store: Store, content: bytes
 ) -> None:
-    store.troubles = ["cut", ""]
+    store.faults = ["cut", ""]
     store.changes_to = content
     assert reader.read() == content
 
 
-@pytest.mark.parametrize("trouble", ["cut", "chunks cut", "no length"])
-def test_no_part_of_a_download_is_imported(
-    reader: Reader, store: Store, trouble: str
+@pytest.mark.parametrize("fault", ["cut", "chunks cut", "no length"])
+def test_a_partial_download_is_never_imported(
+    reader: Reader, store: Store, fault: str
 ) -> None:
-    store.troubles = [trouble]
-    assert_names(
+    store.faults = [fault]
+    assert_mentions(
         reader.error(), f"s3://bucket/exports/{NAME}", "5 times", "try again later"
     )
     assert store.downloads == 5
@@ -849,8 +852,8 @@ def test_a_connection_closed_without_a_response_stops_the_run(
     reader: Reader, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_csv, "S3_ATTEMPTS", 2)
-    store.troubles = ["closed"]
-    assert_names(reader.error(), f"s3://bucket/exports/{NAME}", "[aws]")
+    store.faults = ["closed"]
+    assert_mentions(reader.error(), f"s3://bucket/exports/{NAME}", "[aws]")
     assert store.downloads == 2
 
 
@@ -868,7 +871,7 @@ class BrokenStream:
 
 
 class BrokenClient:
-    """A client whose downloads break off so many times with the same exception."""
+    """A client whose first `times` downloads fail with the same exception."""
 
     def __init__(self, error: Exception, times: int) -> None:
         self.errors: list[Exception | None] = [*[error] * times, None]
@@ -895,7 +898,7 @@ BREAKS = [
 
 
 @pytest.mark.parametrize("error", BREAKS, ids=lambda error: type(error).__name__)
-def test_a_connection_lost_in_mid_download_is_one_of_five_attempts(
+def test_a_connection_lost_mid_download_counts_as_one_of_five_attempts(
     reader: Reader, error: Exception
 ) -> None:
     reader.tmp.mkdir()
@@ -913,41 +916,41 @@ def test_a_connection_lost_in_mid_download_is_one_of_five_attempts(
 #### Servers that trickle or are silent
 
 
-@posix("on Windows, the copy has a name as long as this process has it open")
-@pytest.mark.parametrize("trouble", ["listing", "trickle", "silent"])
+@posix("on Windows, the copy has a name while it is open")
+@pytest.mark.parametrize("fault", ["listing", "trickle", "silent"])
 def test_a_server_that_sends_nothing_useful_stops_the_run(
-    reader: Reader, store: Store, trouble: str, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, store: Store, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The timeouts of botocore start again with each byte."""
-    monkeypatch.setattr(export_csv, "S3_SILENCE", 1)
-    store.lists_slowly = trouble == "listing"
-    store.troubles = ["" if trouble == "listing" else trouble]
-    assert_names(reader.error(), "S3", "within 1 second", "try again later")
+    monkeypatch.setattr(export_csv, "S3_STALL_TIMEOUT", 1)
+    store.lists_slowly = fault == "listing"
+    store.faults = ["" if fault == "listing" else fault]
+    assert_mentions(reader.error(), "S3", "within 1 second", "try again later")
 
 
-def test_a_run_from_a_silent_server_ends_with_its_message(
+def test_a_silent_server_stops_a_run_with_a_message(
     s3_project: Project, store: Store
 ) -> None:
-    s3_project.set_constants(S3_SILENCE=1)
-    store.troubles = ["silent"]
+    s3_project.set_constants(S3_STALL_TIMEOUT=1)
+    store.faults = ["silent"]
     line = stop_message(s3_project, s3_project.run(env=KEYS))
-    assert_names(line, "S3", "try again later")
+    assert_mentions(line, "S3", "try again later")
     assert list(s3_project.exports.iterdir()) == []
 
 
-@posix("sends signals of POSIX")
+@posix("sends POSIX signals")
 @pytest.mark.parametrize(
-    ("trouble", "number"), [("silent", signal.SIGTERM), ("trickle", signal.SIGINT)]
+    ("fault", "number"), [("silent", signal.SIGTERM), ("trickle", signal.SIGINT)]
 )
 def test_a_signal_ends_a_download(
-    s3_project: Project, store: Store, trouble: str, number: signal.Signals
+    s3_project: Project, store: Store, fault: str, number: signal.Signals
 ) -> None:
-    """Long before S3_SILENCE would: the wait fails after a quarter of it."""
-    store.troubles = [trouble]
+    """Long before S3_STALL_TIMEOUT would: the wait fails after a quarter of it."""
+    store.faults = [fault]
     child = s3_project.start(env=KEYS)
     eventually(lambda: store.downloads)
     child.send(number)
-    result = child.wait(export_csv.S3_SILENCE / 4)
+    result = child.wait(export_csv.S3_STALL_TIMEOUT / 4)
     assert result.status == 128 + number, result
     assert "Traceback" not in result.out + result.err
     assert s3_project.services.requests == []

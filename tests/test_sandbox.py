@@ -1,4 +1,7 @@
-"""The mock services: as strict as the real ones, faulty only on request; and the command."""
+"""The mock services, and the sandbox.py command.
+
+The mocks are as strict as the real services, and faulty only on request.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import NEW_CONSOLE, eventually, passed_environment, posix, send
+from conftest import CREATE_NO_WINDOW, eventually, passed_environment, posix, send
 from faults import Fault, html_page, not_ok, rate_limited, redirect
 from mock_services import MockServices
 
@@ -48,7 +51,7 @@ class Client:
         }
 
     def request(self, line: str, body: object = None, **headers: str) -> Reply:
-        """Send a request such as "GET /contacts 2.14", with an Intercom-Version or without."""
+        """Send a request such as "GET /contacts 2.14"; the version is optional."""
         method, path, *version = line.split()
         if version:
             headers["Intercom-Version"] = version[0]
@@ -108,7 +111,7 @@ def test_users_are_for_1x_and_contacts_for_2x(
         assert reply.json["errors"][0]["code"] == "intercom_version_invalid"
 
 
-def test_without_a_version_the_apps_own_counts(
+def test_without_a_version_the_default_version_of_the_app_applies(
     services: MockServices, client: Client
 ) -> None:
     services.default_version = "2.14"
@@ -151,7 +154,7 @@ def test_an_email_address_is_lower_cased(
     assert user["name"] == "Ada"
 
 
-def test_an_email_address_of_several_users_is_too_little(
+def test_an_email_address_shared_by_several_users_is_not_enough(
     services: MockServices, client: Client
 ) -> None:
     client.request("POST /users", {"user_id": "u1", "email": "a@example.com"})
@@ -164,7 +167,7 @@ def test_an_email_address_of_several_users_is_too_little(
     reply = client.request("POST /users", {"email": "a@example.com"})
     assert reply.status == 409
     assert "must be more specific" in reply.text
-    # With the user_id it is clear who is meant, and a new one is a new user.
+    # With a user_id, it is clear which user is meant; a new user_id creates a user.
     assert (
         client.request(
             "POST /users", {"user_id": "u2", "email": "a@example.com"}
@@ -271,7 +274,7 @@ def contacts(services: MockServices) -> MockServices:
         ("GET /contacts/nobody", None, 404, "not_found"),
     ],
 )
-def test_a_contact(
+def test_requests_for_a_contact(
     contacts: MockServices,
     client: Client,
     line: str,
@@ -303,7 +306,7 @@ def test_a_merged_contact_is_gone(
         assert ("Link" in reply.headers) == (status == 410)
 
 
-def test_a_contact_is_archived_and_brought_back(
+def test_a_contact_is_archived_and_unarchived(
     contacts: MockServices, client: Client
 ) -> None:
     reply = client.request("POST /contacts/user/archive 2.14")
@@ -445,7 +448,7 @@ def test_a_workspace_has_at_most_250_active_attributes(
 #### Intercom: rate limit
 
 
-def test_a_window_has_room_for_so_many_requests(
+def test_requests_beyond_the_limit_of_a_window_are_rejected(
     services: MockServices, client: Client
 ) -> None:
     services.limit = 2
@@ -573,7 +576,7 @@ class RawClient:
 
 @pytest.fixture
 def raw_client(services: MockServices) -> Iterator[RawClient]:
-    """A socket for tests of faults, which apply to GET /me here."""
+    """Open a socket for tests of faults, and apply faults to GET /me too."""
     services.faults_on_me = True
     opened = RawClient(services)
     with opened.socket:
@@ -609,7 +612,7 @@ def test_a_fault_on_the_wire(
         assert received == begin
 
 
-def test_a_good_connection_is_kept(
+def test_a_connection_without_faults_is_kept_alive(
     services: MockServices, raw_client: RawClient
 ) -> None:
     for _ in range(3):
@@ -618,14 +621,14 @@ def test_a_good_connection_is_kept(
     assert services.connection_count == 1
 
 
-def test_a_response_goes_out_twice(
+def test_a_response_is_sent_twice(
     services: MockServices, raw_client: RawClient
 ) -> None:
     services.faults = [Fault(twice=True)]
     raw_client.send()
     first = raw_client.read_response()
     assert raw_client.read_response() == first
-    # The connection stays in use, which is the danger.
+    # The connection stays open, so a client may take the copy for its next response.
     raw_client.send(connection="close")
     assert raw_client.read_rest().startswith(OK)
     assert len(services.requests) == 2
@@ -638,14 +641,14 @@ def test_the_second_copy_may_be_late(
     raw_client.send()
     first = raw_client.read_response()
     started = time.monotonic()
-    # The next request is answered behind the copy, so that a client takes that for its answer.
+    # The next response comes after the copy, so a client takes the copy for it.
     raw_client.send(connection="close")
     assert raw_client.read_response() == first
     assert time.monotonic() - started > 0.2
     assert raw_client.read_rest().startswith(OK)
 
 
-def test_a_kept_connection_is_closed_when_it_is_used(
+def test_a_keep_alive_connection_is_closed_when_it_is_used_again(
     services: MockServices, raw_client: RawClient
 ) -> None:
     services.faults = [Fault(close_silently=True)]
@@ -660,7 +663,7 @@ def test_a_kept_connection_is_closed_when_it_is_used(
     assert [request.status for request in services.requests] == [200, 0]
 
 
-def test_a_connection_is_closed_unannounced(
+def test_a_connection_is_closed_in_spite_of_keep_alive(
     services: MockServices, raw_client: RawClient
 ) -> None:
     services.faults = [Fault(close_after=True)]
@@ -750,7 +753,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        creationflags=NEW_CONSOLE,
+        creationflags=CREATE_NO_WINDOW,
     )
 
 
@@ -811,8 +814,8 @@ def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
     assert run(tmp_path, "--port", "0")[0] == 2
 
 
-def test_the_usual_port_is_replaced_if_it_is_taken(tmp_path: Path) -> None:
-    # Whether it is the first of these two or somebody else, one has it.
+def test_another_port_is_used_if_the_default_port_is_taken(tmp_path: Path) -> None:
+    # The first one has the default port, unless another program had it before.
     with start(tmp_path, "--serve") as first:
         first_lines = read_introduction(first)
         with start(tmp_path, "--serve") as second:
@@ -827,7 +830,7 @@ def test_the_usual_port_is_replaced_if_it_is_taken(tmp_path: Path) -> None:
     assert first_url != second_url
 
 
-def test_a_config_to_rehearse_with(tmp_path: Path) -> None:
+def test_a_rehearsal_config_uses_the_mocks_and_has_no_secrets(tmp_path: Path) -> None:
     (tmp_path / "config.ini").write_text(CONFIG)
     with start(tmp_path, "--serve", "--port", "0", "--config", "config.ini") as process:
         introduction = "\n".join(read_introduction(process))
@@ -897,8 +900,8 @@ def test_a_variable_that_takes_precedence_is_refused(
         send(process, signal.SIGINT)
 
 
-@posix("which has no modes")
-def test_a_rehearsal_config_is_its_owners_alone(tmp_path: Path) -> None:
+@posix("Windows has no file modes")
+def test_only_its_owner_can_read_a_rehearsal_config(tmp_path: Path) -> None:
     (tmp_path / "config.ini").write_text(CONFIG)
     with start(tmp_path, "--serve", "--port", "0", "--config", "config.ini") as process:
         read_introduction(process)

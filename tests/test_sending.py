@@ -75,8 +75,8 @@ def test_which_two_rows_are_the_same_user(
     for first, second in ((one, other), (other, one)):
         index = IdentityIndex()
         index.add(first)
-        assert index.has_same(second) == is_same
-        assert index.may_have_same(second) == has_to_wait
+        assert index.contains(second) == is_same
+        assert index.may_contain(second) == has_to_wait
 
 
 def test_a_removed_user_is_no_longer_in_the_index() -> None:
@@ -87,10 +87,10 @@ def test_a_removed_user_is_no_longer_in_the_index() -> None:
         index.add(user)
     for user in users:
         index.remove(user)
-        assert index.has_same(user)  # it was added twice
+        assert index.contains(user)  # it was added twice
     for user in users:
         index.remove(user)
-    assert not any(index.may_have_same(user) for user in users)
+    assert not any(index.may_contain(user) for user in users)
     leftovers = [counter for counter in vars(index).values() if counter]
     assert leftovers == []  # or memory would grow with the file
 
@@ -99,18 +99,18 @@ def test_the_third_row_of_a_user_waits_for_the_second() -> None:
     """By the time it is sent, the first one may have been accepted."""
     index = IdentityIndex()
     index.add({"user_id": "u1"})
-    assert index.may_have_same({"email": "a@example.com"})
-    assert not index.may_have_same({"user_id": "u2", "email": "a@example.com"})
+    assert index.may_contain({"email": "a@example.com"})
+    assert not index.may_contain({"user_id": "u2", "email": "a@example.com"})
 
 
 #### Outages
 
 
 def outage_of(*events: tuple[float, float | None]) -> list[bool]:
-    """Return after which failures a detector reports an outage.
+    """Return, for each failure, whether a detector reports an outage.
 
-    An event is the time of a useful response and None, or that of a failure and of its user's
-    first attempt.
+    An event is the time of a failure and the time of its user's first attempt, or the time of a
+    useful response and None.
     """
     detector = OutageDetector()
     found = []
@@ -131,17 +131,18 @@ def outage_of(*events: tuple[float, float | None]) -> list[bool]:
         ([(9, 1), (18, 10)], [False, True]),
         ([(0, None), (9, 1), (18, 10)], [False, True]),
         ([(9, 1), (10, None), (18, 11)], [False, False]),
-        # In flight at the same time: somebody else was accepted between their first attempts.
+        # In flight at the same time: without and with another user accepted between their first
+        # attempts.
         ([(9, 1), (9, 3), (9, 3)], [False, True, True]),
         ([(2, None), (9, 1), (9, 3)], [False, False]),
-        # The first one of two counts, not the first one ever.
+        # The last two failures count, not the very first one.
         ([(9, 1), (10, None), (19, 11), (29, 20)], [False, False, True]),
-        # A user that was tried for long, with others accepted, and then one more.
+        # A user is tried for a long time, while others are accepted; then others fail.
         ([(50, None), (60, 0), (70, 61)], [False, False]),
         ([(50, None), (60, 0), (70, 61), (80, 71)], [False, False, True]),
     ],
 )
-def test_what_is_an_outage(
+def test_outages_are_detected(
     events: list[tuple[float, float | None]], expected: list[bool]
 ) -> None:
     assert outage_of(*events) == expected
@@ -165,7 +166,7 @@ USERS = replace(CONTACTS, user_url="https://api.intercom.io/users")
 def detector_for(
     intercom: IntercomSettings = USERS, *, known: bool = False
 ) -> RejectionDetector:
-    return RejectionDetector(Settings(intercom=intercom), some_remembered=known)
+    return RejectionDetector(Settings(intercom=intercom), accepted_before=known)
 
 
 def record(
@@ -175,7 +176,7 @@ def record(
     count: int = 1,
     **user: str,
 ) -> list[str]:
-    """Record this response for so many users; return what the detector said each time."""
+    """Record this response for `count` users; return the detector's results."""
     upload = Upload(Row(2, b"", []), {"user_id": "u1", **user})
     body = b'{"type": "error.list", "errors": [{"code": "bad", "message": "no good"}]}'
     response = Response(status, body=body)
@@ -204,9 +205,9 @@ def test_if_all_of_the_first_users_are_rejected_the_run_stops(
     ("status", "verdict"),
     [
         (200, Verdict.ACCEPTED),
-        (409, REJECTED),  # somebody else has the address: that is about this user
+        (409, REJECTED),  # another contact has the address
         (413, REJECTED),
-        (404, REJECTED),  # without an id of the row's own
+        (404, REJECTED),  # the row has no `id`
         (500, Verdict.RETRY),
         (403, Verdict.BLOCKED),
     ],
@@ -250,7 +251,7 @@ def test_a_short_file_whose_users_are_all_rejected_is_explained(
         assert "no good" in detector.reason_at_end()
 
 
-def test_nothing_is_said_of_a_file_without_users() -> None:
+def test_no_reason_is_given_for_a_file_without_users() -> None:
     assert detector_for().reason_at_end() == ""
 
 
@@ -278,7 +279,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Replace the script's clock, and record instead of ending the process."""
+    """Replace the script's clock, and count aborts instead of ending the process."""
     fake = Clock()
     monkeypatch.setattr(time, "monotonic", lambda: fake.now)
     monkeypatch.setattr(export_csv, "abort_at_once", fake.abort)
@@ -353,12 +354,12 @@ def test_a_signal_is_described_with_what_went_wrong_after_it() -> None:
     assert "disk full" in stop.describe()
 
 
-def test_a_signal_after_the_last_row_is_no_reason(clock: Clock) -> None:
+def test_a_signal_after_the_last_row_is_not_a_reason(clock: Clock) -> None:
     for moments in itertools.permutations(["signal", "over"]):
         stop = StopSignal()
         for moment in moments:
             if moment == "over":
-                stop.is_over = True
+                stop.all_rows_done = True
             else:
                 stop.on_signal(signal.SIGTERM, None)
         assert not stop.was_signaled()

@@ -29,7 +29,7 @@ VALID = "[intercom]\naccess_token = sk-valid\n"
 
 @dataclass
 class Loaded:
-    """The settings of a config file, and what is wrong with it, by place."""
+    """The settings of a config file, and its problems by location."""
 
     settings: export_csv.Settings
     problems: dict[str, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def load(
 
 
 def with_lines(*lines: str) -> str:
-    """Return a valid config with other lines, each given as `[section] key = value`."""
+    """Return a valid config with these lines added, each as `[section] key = value`."""
     sections: dict[str, dict[str, str]] = {"intercom": {"access_token": "sk-valid"}}
     for line in lines:
         place, _, value = line.partition(" = ")
@@ -157,11 +157,11 @@ INVALID: dict[str, tuple[list[str], dict[str, str]]] = {
             "[csv] timezone": "'Mars/Olympus'.*Europe/Berlin",
         },
     ),
-    "quote and escape like the delimiter": (
+    "quote and escape same as delimiter": (
         ["[csv] delimiter = |", "[csv] quote = |", "[csv] escape = |"],
         {"[csv] quote": "same as delimiter.*none", "[csv] escape": "same as delimiter"},
     ),
-    "escape like the quote": (
+    "escape same as quote": (
         ['[csv] escape = "'],
         {"[csv] escape": "same as quote.*blank"},
     ),
@@ -562,7 +562,7 @@ TYPED_HEADINGS: dict[str, tuple[str, str, str]] = {
     "At: when : timestamp": ("At: when", "timestamp", ""),
     "At : timestamp %d/%m/%Y %H:%M:%S": ("At", "timestamp", "%d/%m/%Y %H:%M:%S"),
     "At: timestamp %Y: %m: %d": ("At", "timestamp", "%Y: %m: %d"),
-    # Quotes around the whole value are config.ini's own.
+    # Quotes around the whole value are config.ini syntax, not part of the value.
     '"Plan : integer"': ("Plan", "integer", ""),
     '"Plan : a" : float': ("Plan : a", "float", ""),
     "'Plan : integer'": ("", "string", ""),
@@ -570,7 +570,7 @@ TYPED_HEADINGS: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("text", TYPED_HEADINGS)
-def test_a_type_is_what_follows_the_last_colon(folder: Path, text: str) -> None:
+def test_a_value_is_split_into_heading_type_and_format(folder: Path, text: str) -> None:
     loaded = load(folder, VALID + f"[custom_attributes]\nx = {text}\n")
     assert loaded.lines == []
     (mapping,) = loaded.settings.mappings
@@ -578,7 +578,7 @@ def test_a_type_is_what_follows_the_last_colon(folder: Path, text: str) -> None:
     assert parts == TYPED_HEADINGS[text]
 
 
-def test_the_order_of_config_ini_is_not_the_order_of_the_mappings(folder: Path) -> None:
+def test_the_order_of_config_ini_does_not_affect_the_mappings(folder: Path) -> None:
     """Otherwise reordering the lines would change each user's digest."""
     lines = ["[user] name = n", "[user] email = e", "[user] user_id = u"]
     lines += ["[custom_attributes] b = b", "[custom_attributes] a = a"]
@@ -675,7 +675,10 @@ MISPLACED: dict[str, tuple[str, str, str]] = {
 
 @pytest.mark.parametrize("case", MISPLACED)
 def test_no_message_shows_a_misplaced_secret(folder: Path, case: str) -> None:
-    """Neither as a value nor as a name, which is why some places are only a line's number."""
+    """A secret is shown neither as a value nor as a name.
+
+    Therefore, some locations are only a line number.
+    """
     section, text, place = MISPLACED[case]
     header = f"[{section}]\n" if section else ""
     content = f"{header}{text}\n{VALID}"
@@ -723,7 +726,7 @@ def test_misplaced_secrets_are_in_no_log_and_no_notice(project: Project) -> None
     project.configure(
         intercom={"timeout": TOKEN}, csv={"encoding": TOKEN}, log={TOKEN: "x"}
     )
-    err = "\n".join(invalid(project))
+    err = "\n".join(reported_problems(project))
     logs = [path.read_text("utf-8") for path in (project.folder / "logs").iterdir()]
     shown = f"{err}{logs}{project.services.slack}{project.services.hipchat}"
     assert "[csv] encoding" in err
@@ -775,8 +778,8 @@ SYNTAX: dict[str, tuple[str, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("case", SYNTAX)
-def test_what_is_below_a_wrong_line_is_read(folder: Path, case: str) -> None:
-    """So nothing there is called blank, and what is wrong there is reported too."""
+def test_lines_after_an_invalid_line_are_read(folder: Path, case: str) -> None:
+    """So their settings aren't reported as blank, and their errors are reported too."""
     text, expected = SYNTAX[case]
     loaded = load(folder, text + VALID)
     assert loaded.problems.keys() == expected.keys(), loaded.lines
@@ -819,7 +822,7 @@ CSV = "user_id,email,note\n" + "".join(
     ],
     ids=["a CSV", "UTF-16", "JSON"],
 )
-def test_another_kind_of_file_as_config_is_one_line(
+def test_another_kind_of_file_as_config_is_reported_in_one_line(
     folder: Path, content: bytes, named: str
 ) -> None:
     (line,) = load(folder, content).lines
@@ -833,15 +836,15 @@ def test_another_kind_of_file_as_config_is_one_line(
 def test_a_config_that_cannot_be_read_is_named_in_one_line(
     project: Project, name: str
 ) -> None:
-    (line,) = invalid(project, "--config", project.folder / name)
+    (line,) = reported_problems(project, "--config", project.folder / name)
     assert name in line
     assert "--config" in line
 
 
-def test_quotes_keep_blanks_and_signs_of_other_formats_are_themselves(
+def test_quotes_keep_spaces_and_special_characters_are_literal(
     project: Project,
 ) -> None:
-    """Byte-order mark, CRLF, quoted values, and # ; % ' inside of values."""
+    """Byte-order mark, CRLF, quoted values, and # ; % ' inside values."""
     project.enable_notices()
     project.configure(
         local={"folder": '"exports"'},
@@ -891,7 +894,7 @@ def secret_value(loaded: Loaded, variable: str) -> object:
 
 
 @pytest.mark.parametrize("variable", SECRETS)
-def test_the_environment_precedes_dot_env_and_that_precedes_config(
+def test_the_environment_overrides_dot_env_and_dot_env_overrides_config(
     folder: Path, variable: str
 ) -> None:
     urls = [
@@ -942,7 +945,7 @@ TOKENS: dict[str, tuple[dict[str, str], str, str]] = {
         "INTERCOM_ACCESS_TOKEN=sk-first\nA=1\nINTERCOM_ACCESS_TOKEN=sk-last\n",
         "sk-last",
     ),
-    "the last of two lines counts, also if it is blank": (
+    "the last of two lines counts, even if it is blank": (
         {},
         "INTERCOM_ACCESS_TOKEN=sk-first\nINTERCOM_ACCESS_TOKEN=\n",
         "sk-valid",
@@ -953,7 +956,7 @@ TOKENS: dict[str, tuple[dict[str, str], str, str]] = {
         "sk-quoted",
     ),
     "a byte-order mark": ({}, "\ufeffINTERCOM_ACCESS_TOKEN=sk-bom\r\n", "sk-bom"),
-    "signs of other formats": (
+    "special characters of other formats": (
         {},
         "INTERCOM_ACCESS_TOKEN=a%b%(timeout)s${HOME}$c==\n",
         "a%b%(timeout)s${HOME}$c==",
@@ -1003,7 +1006,7 @@ def test_secrets_of_environment_and_dot_env_are_used(project: Project) -> None:
 
 
 def test_dot_env_and_state_are_next_to_the_config_file(project: Project) -> None:
-    """Whatever the current folder is, so that nobody is sent twice."""
+    """They don't depend on the current folder, or users would be sent twice."""
     project.write_env({"INTERCOM_ACCESS_TOKEN": "wrong"})
     project.configure(intercom={"access_token": "", "skip_unchanged": "true"})
     other = project.folder / "europe" / "eu.ini"
@@ -1044,17 +1047,19 @@ def test_a_problem_in_dot_env_is_reported_with_the_others(folder: Path) -> None:
     assert loaded.problems.keys() == {".env, line 1", "[csv] min_rows"}
 
 
-@posix("Windows has neither of them")
+@posix("Windows has no FIFOs or device files")
 @pytest.mark.parametrize("name", [".env", "other.ini"])
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_what_is_not_a_file_is_not_read(project: Project, name: str, kind: str) -> None:
-    """A device has no end, and a pipe nobody who writes to it."""
+def test_pipes_and_devices_are_not_read(project: Project, name: str, kind: str) -> None:
+    """A device may never end, and a pipe may have no writer."""
     path = project.folder / name
     if kind == "fifo":
         os.mkfifo(path)
     else:
         path.symlink_to("/dev/zero")
-    (line,) = invalid(project, *(["--config", path] if name == "other.ini" else []))
+    (line,) = reported_problems(
+        project, *(["--config", path] if name == "other.ini" else [])
+    )
     assert name in line
 
 
@@ -1078,8 +1083,8 @@ def test_a_valid_proxy_is_no_problem(folder: Path, proxy: str) -> None:
 #### How errors are reported
 
 
-def invalid(project: Project, *arguments: object) -> list[str]:
-    """Return the lines in which a run reports its settings; nothing is sent to Intercom."""
+def reported_problems(project: Project, *arguments: object) -> list[str]:
+    """Run with invalid settings, and return the lines reported; nothing is sent."""
     project.users(1)
     result = project.run(*arguments)
     assert (result.status, result.out) == (2, ""), result
@@ -1089,7 +1094,7 @@ def invalid(project: Project, *arguments: object) -> list[str]:
 
 
 def test_all_problems_are_reported_together_and_in_both_logs(project: Project) -> None:
-    """With the name of the config file in front, and where there can't be a log too."""
+    """Each line begins with the name of the config file."""
     project.configure(intercom={"timeout": "soon"}, slak={})
     project.config.rename(project.folder / "eu.ini")
     project.users(1)
@@ -1104,10 +1109,10 @@ def test_all_problems_are_reported_together_and_in_both_logs(project: Project) -
         assert line in result.error_log
 
 
-def test_problems_are_reported_even_if_there_can_be_no_log(project: Project) -> None:
+def test_problems_are_reported_even_if_no_log_can_be_written(project: Project) -> None:
     (project.folder / "file").touch()
     project.configure(intercom={"retries": "many"}, log={"folder": "file"})
-    (line,) = invalid(project)
+    (line,) = reported_problems(project)
     assert line.startswith("config.ini: [intercom] retries: ")
 
 
@@ -1126,7 +1131,7 @@ def test_a_red_notice_goes_to_services_with_valid_settings(
     sections, hipchat, slack = NOTICES[case]
     project.enable_notices()
     project.configure(**sections)
-    (line,) = invalid(project)
+    (line,) = reported_problems(project)
     assert [notice["color"] for notice in project.services.hipchat] == ["red"] * hipchat
     assert len(project.services.slack) == slack
     texts = [notice["message"] for notice in project.services.hipchat]
@@ -1137,7 +1142,7 @@ def test_a_red_notice_goes_to_services_with_valid_settings(
 def test_a_dry_run_with_invalid_settings_posts_no_notice(project: Project) -> None:
     project.enable_notices()
     project.configure(intercom={"timeout": "soon"})
-    (line,) = invalid(project, "--dry-run")
+    (line,) = reported_problems(project, "--dry-run")
     assert line.startswith("config.ini: [intercom] timeout: ")
     assert project.services.notice_requests == []
     assert not (project.folder / "logs").exists()
@@ -1187,7 +1192,7 @@ def test_dot_env_example_has_every_variable() -> None:
 
 
 def test_the_shipped_values_are_the_defaults(folder: Path) -> None:
-    """But for the folder and the names of the sample."""
+    """Only folder and time_format are different, to match the sample."""
     text = (ROOT / "config.ini").read_text("utf-8")
     as_shipped = load(folder, text, "--dry-run").settings
     blank = re.sub("^([a-z_]+ =).*", r"\1", text, flags=re.MULTILINE)
@@ -1213,7 +1218,7 @@ def test_blank_values_are_the_defaults(project: Project) -> None:
     assert folders == {"exports", "logs", "not_imported"}
 
 
-def test_blank_urls_are_those_of_intercom_and_hipchat(project: Project) -> None:
+def test_blank_urls_default_to_those_of_intercom_and_hipchat(project: Project) -> None:
     asked = set()
 
     class Proxy(StreamRequestHandler):

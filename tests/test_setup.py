@@ -85,7 +85,7 @@ def add_python(
     version: tuple[int, ...] = (),
     without_venv: bool = False,
 ) -> None:
-    """Create a Python at `path` that claims another version, or lacks the venv module."""
+    """Create a Python at `path` that pretends to be this version, or lacks venv."""
     disguise = path.with_name(f"{path.name}_disguise.py")
     disguise.write_text(DISGUISE.format(version=version, without_venv=without_venv))
     add_program(path, f'exec "{sys.executable}" "{disguise}" "$@"')
@@ -136,7 +136,7 @@ def assert_installed(finished: Finished, next_step: str) -> None:
 
 
 def assert_failed(finished: Finished, start: str) -> str:
-    """Check that it failed and that its last line starts like this; return the lines before."""
+    """Check that it failed and its last line begins with `start`; return the others."""
     assert finished.returncode == 1
     assert finished.stdout == ""
     *lines, last = finished.stderr.splitlines()
@@ -223,7 +223,7 @@ def test_missing_requirements(folder: Path) -> None:
 
 def test_install_repair_and_fail(folder: Path, programs: Path) -> None:
     """One test for many cases, because creating a .venv takes seconds."""
-    # With pyenv, a name on PATH may not run any Python. Here, plain python3 is too old.
+    # With pyenv, a command on PATH may run no Python at all. Here, python3 is too old.
     add_program(programs / "python3.13", "exit 127")
     add_python(programs / "python3", version=(3, 9, 18))
     add_program(programs / "python3.10", f'exec "{sys.executable}" "$@"')
@@ -331,7 +331,7 @@ def test_bat_installs_the_tested_versions() -> None:
 
 #### tests/run.sh and .ci/run
 
-# Writes each command to a file, and fails if it contains the word of $FAILING.
+# Writes each command to a file, and fails if it contains $FAILING.
 FAKE_PYTHON = """
 echo "$*" >>commands
 case "$*" in
@@ -371,7 +371,7 @@ def run_script(
         timeout=60,
     )
     lines = (folder / "commands").read_text().splitlines()
-    # This one runs beside the others, and only saves time.
+    # This one runs in parallel with the lint steps, and only saves time.
     commands = [line for line in lines if "--collect-only" not in line]
     return finished.returncode, commands
 
@@ -458,10 +458,10 @@ def test_every_requirement_has_a_tested_version() -> None:
         assert package_name(line) in tested
 
 
-def test_these_are_the_tested_versions() -> None:
+def test_the_tested_versions_are_installed() -> None:
     if "OTHER_VERSIONS" in os.environ:
         pytest.skip(
-            "run by tests/matrix.sh with other versions than tests/constraints.txt"
+            "tests/matrix.sh runs this with versions not in tests/constraints.txt"
         )
     text = (ROOT / "tests/constraints.txt").read_text()
     own_packages = text.partition("# tests/requirements.txt")[0]
@@ -487,7 +487,7 @@ TOP_LEVEL = {
     "requirements.txt",
     "tests",
 }
-SETTINGS = {
+INSTRUCTIONS = {
     "aws": "use_aws access_key secret_key bucket folder region endpoint_url tmp_folder",
     "local": "folder",
     "file": "select_latest time_format max_age_hours name",
@@ -578,13 +578,13 @@ def test_git_ignores_what_runs_create() -> None:
 def test_config_has_every_setting_in_order() -> None:
     config = shipped_config()
     shipped = {section: " ".join(config[section]) for section in config.sections()}
-    assert list(shipped.items()) == list(SETTINGS.items())
+    assert list(shipped.items()) == list(INSTRUCTIONS.items())
 
 
 def test_each_setting_has_a_comment_above_it() -> None:
     text = (ROOT / "config.ini").read_text(encoding="utf-8")
     pairs = re.findall(r"^(.*)\n(\w+) =", text, re.MULTILINE)
-    assert len(pairs) == len(" ".join(SETTINGS.values()).split())
+    assert len(pairs) == len(" ".join(INSTRUCTIONS.values()).split())
     for line_above, key in pairs:
         assert line_above.startswith("# "), key
 

@@ -1,4 +1,4 @@
-"""skip_unchanged: users that Intercom has are left out, and never one that it might not have."""
+"""skip_unchanged skips users that Intercom has, but none that it might not have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from in_process import load_settings, read
 from mock_http import Request
 from mock_services import MockServices
 
-from export_csv import Row, Settings, SyncState, Upload, identity_key, recall_upload
+from export_csv import Row, Settings, SyncState, Upload, identity_key, load_remembered
 
 STATE = "sent_users.sqlite3"
 
@@ -34,12 +34,12 @@ def skipping(project: Project) -> Project:
 
 
 def csv_of(*rows: str) -> str:
-    """Return a file of user_id, email and name."""
+    """Return a CSV with the columns user_id, email and name."""
     return "user_id,email,name\n" + "".join(f"{row}\n" for row in rows)
 
 
-def imported(project: Project, *rows: str) -> Result:
-    """Run a file with these rows."""
+def import_rows(project: Project, *rows: str) -> Result:
+    """Import a file with these rows."""
     project.write(csv_of(*rows))
     return project.run()
 
@@ -61,18 +61,18 @@ def test_unchanged_users_are_left_out_and_changed_ones_sent(
     skipping: Project, services: MockServices, concurrency: int
 ) -> None:
     skipping.configure(intercom={"concurrency": concurrency})
-    first = imported(skipping, "u1,,Ada", "u2,,Bob", "u3,,Cy")
+    first = import_rows(skipping, "u1,,Ada", "u2,,Bob", "u3,,Cy")
     assert (first.status, first.counts()) == (0, (3, 0, 0))
-    second = imported(skipping, "u1,,Ada", "u2,,Bea", "u3,,Cy", "u4,,Di")
+    second = import_rows(skipping, "u1,,Ada", "u2,,Bea", "u3,,Cy", "u4,,Di")
     assert (second.status, second.counts()) == (0, (2, 2, 0))
     assert Counter(one.body["user_id"] for one in services.requests[3:]) == {
         "u2": 1,
         "u4": 1,
     }
-    third = imported(skipping, "u1,,Ada", "u2,,Bea", "u3,,Cy", "u4,,Di")
+    third = import_rows(skipping, "u1,,Ada", "u2,,Bea", "u3,,Cy", "u4,,Di")
     assert (third.status, third.counts()) == (0, (0, 4, 0))
     assert len(services.requests) == 5
-    # What Intercom has deleted since isn't noticed, so no line says that it has them all.
+    # Users deleted in Intercom aren't noticed, so no line says that it has all users.
     assert lines_of(first.out, "unchanged since") == []
     assert line_of(third.out, "unchanged since").startswith("4 users ")
     assert "in Intercom" not in third.out
@@ -128,7 +128,7 @@ def test_a_newly_mapped_field_is_a_change(
     skipping: Project, services: MockServices
 ) -> None:
     skipping.configure(user={"user_id": "user_id"})
-    assert imported(skipping, "u1,,Ada").counts() == (1, 0, 0)
+    assert import_rows(skipping, "u1,,Ada").counts() == (1, 0, 0)
     skipping.configure(user={"name": "name"})
     assert skipping.run().counts() == (1, 0, 0)
     assert name_of(services, "u1") == "Ada"
@@ -166,7 +166,7 @@ def test_a_user_is_remembered_whatever_id_the_response_has(
     assert skipping.run().counts() == (0, len(ids), 0)
 
 
-def test_rows_with_half_a_character_are_counted_beside_unchanged_ones(
+def test_rows_with_a_lone_surrogate_are_rejected_with_skip_unchanged_too(
     skipping: Project,
 ) -> None:
     """UTF-16 can contain a lone surrogate, which can't be encoded for a digest."""
@@ -187,22 +187,22 @@ def test_rows_with_half_a_character_are_counted_beside_unchanged_ones(
     assert skipping.run("--local", result.reject_files[-1]).counts() == (0, 0, 2)
 
 
-#### No wrong skip
+#### Users that must not be skipped
 
 LOST = Fault(acts=True, drop=True)
 FAILURES = {
-    "refused": (Fault(status=422), "New"),
-    "lost on the way": (Fault(drop=True), "New"),
-    "answer lost": (LOST, "New"),
-    "answer lost and back to the old": (LOST, "Old"),
-    "cut off and back to the old": (Fault(acts=True, cut=True), "Old"),
-    "a page and back to the old": (
+    "rejected": (Fault(status=422), "New"),
+    "request lost": (Fault(drop=True), "New"),
+    "response lost": (LOST, "New"),
+    "response lost, then reverted": (LOST, "Old"),
+    "response truncated, then reverted": (Fault(acts=True, cut=True), "Old"),
+    "HTML page, then reverted": (
         Fault(status=200, body=b"<html></html>", acts=True),
         "Old",
     ),
-    "502 and back to the old": (Fault(status=502, acts=True), "Old"),
-    "422 and back to the old": (Fault(status=422, acts=True), "Old"),
-    "stopped and back to the old": (Fault(status=403, acts=True), "Old"),
+    "502, then reverted": (Fault(status=502, acts=True), "Old"),
+    "422, then reverted": (Fault(status=422, acts=True), "Old"),
+    "run stopped, then reverted": (Fault(status=403, acts=True), "Old"),
 }
 
 
@@ -212,10 +212,10 @@ def test_a_user_whose_update_failed_is_sent(
 ) -> None:
     failure, then = FAILURES[case]
     skipping.configure(intercom={"retries": 0})
-    assert imported(skipping, "u1,,Old").counts() == (1, 0, 0)
+    assert import_rows(skipping, "u1,,Old").counts() == (1, 0, 0)
     services.faults = [failure]
-    assert imported(skipping, "u1,,New").counts() == (0, 0, 1)
-    last = imported(skipping, f"u1,,{then}")
+    assert import_rows(skipping, "u1,,New").counts() == (0, 0, 1)
+    last = import_rows(skipping, f"u1,,{then}")
     assert (last.status, last.counts()) == (0, (1, 0, 0))
     assert name_of(services, "u1") == then
 
@@ -223,12 +223,12 @@ def test_a_user_whose_update_failed_is_sent(
 def test_a_404_only_concerns_its_row_if_intercom_has_accepted_users_before(
     skipping: Project, services: MockServices
 ) -> None:
-    """Then user_url is right, if the 404 is Intercom's own. A page says that it isn't."""
-    assert imported(skipping, "u1,,Old", "u2,,Old").counts() == (2, 0, 0)
+    """In that case, user_url is right, unless the 404 is an HTML page."""
+    assert import_rows(skipping, "u1,,Old", "u2,,Old").counts() == (2, 0, 0)
     services.faults = [Fault(status=404)]
-    assert imported(skipping, "u1,,New", "u2,,New").counts() == (1, 0, 1)
+    assert import_rows(skipping, "u1,,New", "u2,,New").counts() == (1, 0, 1)
     services.faults = [Fault(status=404, body=b"<html>Not Found</html>")]
-    result = imported(skipping, "u1,,Newer", "u2,,Newer")
+    result = import_rows(skipping, "u1,,Newer", "u2,,Newer")
     assert result.counts() == (0, 0, 2)
     assert "user_url" in result.err
 
@@ -237,18 +237,18 @@ def test_a_404_only_concerns_its_row_if_intercom_has_accepted_users_before(
 def test_a_user_in_flight_when_the_run_is_killed_is_sent_again(
     skipping: Project, services: MockServices, then: str
 ) -> None:
-    assert imported(skipping, "u1,,Old").counts() == (1, 0, 0)
+    assert import_rows(skipping, "u1,,Old").counts() == (1, 0, 0)
     services.faults = [Fault(delay=60)]
     skipping.write(csv_of("u1,,New"))
     child = skipping.start()
     eventually(lambda: name_of(services, "u1") == "New")
     child.process.kill()
     child.wait()
-    assert imported(skipping, f"u1,,{then}").counts() == (1, 0, 0)
+    assert import_rows(skipping, f"u1,,{then}").counts() == (1, 0, 0)
     assert name_of(services, "u1") == then
 
 
-# A row of u1, and another one that Intercom takes for the same user
+# A row for u1, and another one that Intercom considers the same user
 SAME = {
     "email": ("u1,a@example.com,Ada", "email,name\na@example.com,Bea\n"),
     "email in another case": (
@@ -264,19 +264,19 @@ LOST_TOO = [(same, True) for same in ("email", "email in another case", "id")]
 @pytest.mark.parametrize(
     ("same", "lost"), [*((same, False) for same in SAME), *LOST_TOO]
 )
-def test_another_row_of_the_same_user_makes_the_data_unknown(
+def test_another_row_for_the_same_user_clears_the_digest(
     skipping: Project, services: MockServices, same: str, lost: bool
 ) -> None:
     """Even if the response that would show that both rows are one user was lost."""
     row, other = SAME[same]
     services.users["known"] = {"user_id": "u1", "email": "a@example.com"}
     skipping.configure(intercom={"retries": 0})
-    assert imported(skipping, row).counts() == (1, 0, 0)
+    assert import_rows(skipping, row).counts() == (1, 0, 0)
     services.faults = [LOST] * lost
     skipping.write(other)
     assert skipping.run().counts() == (not lost, 0, lost)
     assert name_of(services, "u1") == "Bea"
-    assert imported(skipping, row).counts() == (1, 0, 0)
+    assert import_rows(skipping, row).counts() == (1, 0, 0)
     assert name_of(services, "u1") == "Ada"
     skipping.write(other)
     assert skipping.run().counts() == (1, 0, 0)
@@ -290,15 +290,15 @@ BY_EMAIL = ",a@example.com,Old"
     ("first", "concurrency"),
     [(BY_EMAIL, 1), (",A@example.com,Old", 2), (BY_EMAIL, 8), (f"u1{BY_EMAIL}", 8)],
 )
-def test_a_user_with_two_rows_ends_with_the_data_of_the_last(
+def test_a_user_with_two_rows_ends_up_with_the_data_of_the_last(
     skipping: Project, services: MockServices, first: str, concurrency: int
 ) -> None:
     """The last row equals what an earlier run sent, and still has to be sent after the first."""
     skipping.configure(intercom={"concurrency": concurrency})
     services.latency = 0.05
     rows = [f"x{n},," for n in range(3)]
-    assert imported(skipping, "u1,a@example.com,New").counts() == (1, 0, 0)
-    result = imported(skipping, *rows, first, "u1,a@example.com,New", "y,,")
+    assert import_rows(skipping, "u1,a@example.com,New").counts() == (1, 0, 0)
+    result = import_rows(skipping, *rows, first, "u1,a@example.com,New", "y,,")
     assert result.status == 0
     assert name_of(services, "u1") == "New"
 
@@ -307,9 +307,9 @@ def test_an_unchanged_last_row_waits_for_the_retry_of_the_first(
     skipping: Project, services: MockServices
 ) -> None:
     skipping.configure(intercom={"concurrency": 4, "timeout": 0.3})
-    assert imported(skipping, "u1,,New").counts() == (1, 0, 0)
+    assert import_rows(skipping, "u1,,New").counts() == (1, 0, 0)
     services.faults = [Fault(status=503)]
-    assert imported(skipping, "u1,,Old", "u1,,New").status == 0
+    assert import_rows(skipping, "u1,,Old", "u1,,New").status == 0
     assert name_of(services, "u1") == "New"
 
 
@@ -335,7 +335,7 @@ def other_dialect(project: Project, services: MockServices) -> None:
 
 
 @pytest.mark.parametrize("change", [other_token, other_key, other_dialect])
-def test_each_url_and_credentials_have_digests_of_their_own(
+def test_digests_are_separate_for_each_url_and_credentials(
     skipping: Project,
     services: MockServices,
     change: Callable[[Project, MockServices], None],
@@ -352,7 +352,7 @@ def test_workspaces_do_not_affect_each_other(
     skipping.users(3)
     assert skipping.run().counts() == (3, 0, 0)
     with MockServices() as other:
-        for number in (1, 2, 3):  # Intercom's ids are unique in all workspaces
+        for number in (1, 2, 3):  # Intercom's ids are unique across workspaces
             other.users[f"other{number}"] = {"user_id": f"u{number}"}
         skipping.configure(intercom={"user_url": other.users_url})
         assert skipping.run().counts() == (3, 0, 0)
@@ -390,7 +390,7 @@ def test_after_a_kill_exactly_the_missing_users_are_sent(
     assert skipping.run().counts() == (0, 60, 0)
 
 
-KILLED_BY_ITSELF = """
+KILLS_ITSELF = """
 import os, sqlite3
 
 connect, left = sqlite3.connect, [{statements}]
@@ -411,7 +411,7 @@ def test_the_state_is_usable_after_a_kill_between_any_two_statements(
     skipping: Project, services: MockServices, statements: int
 ) -> None:
     patch = skipping.folder / "sitecustomize.py"
-    patch.write_text(KILLED_BY_ITSELF.format(statements=statements))
+    patch.write_text(KILLS_ITSELF.format(statements=statements))
     skipping.users(2)
     killed = skipping.run(env={"PYTHONPATH": str(skipping.folder)})
     assert killed.status in {-9, 9, 0}
@@ -439,7 +439,7 @@ def run_refused(project: Project, *words: str) -> str:
 
 
 def database(path: Path, *statements: str) -> bytes:
-    """Return the bytes of an SQLite file that these statements make."""
+    """Return the bytes of an SQLite file created by these statements."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         for statement in statements:
             connection.execute(statement)
@@ -447,22 +447,22 @@ def database(path: Path, *statements: str) -> bytes:
     return path.read_bytes()
 
 
-NUMBERED = "PRAGMA user_version = 1"
+VERSIONED = "PRAGMA user_version = 1"
 OURS = "PRAGMA application_id = 0x49435331"
-NO_STATES: dict[str, bytes | list[str]] = {
+NOT_STATE_FILES: dict[str, bytes | list[str]] = {
     "text": b"no database\n",
     "bytes": bytes(range(256)) * 64,
     "header": b"SQLite format 3\0" + b"\xff" * 4080,
-    "broken off": b"SQLite format 3\0",
-    "unnumbered": ["CREATE TABLE users (name TEXT)"],
-    "of other tables": ["CREATE TABLE orders (number INTEGER)", NUMBERED],
-    "of another users table": ["CREATE TABLE users (id TEXT, name TEXT)", NUMBERED],
-    "without its table": [OURS, NUMBERED, "CREATE TABLE other (id TEXT)"],
-    "with other columns": [OURS, NUMBERED, "CREATE TABLE users (key BLOB, name TEXT)"],
+    "truncated": b"SQLite format 3\0",
+    "without a version": ["CREATE TABLE users (name TEXT)"],
+    "with other tables": ["CREATE TABLE orders (number INTEGER)", VERSIONED],
+    "another users table": ["CREATE TABLE users (id TEXT, name TEXT)", VERSIONED],
+    "without its table": [OURS, VERSIONED, "CREATE TABLE other (id TEXT)"],
+    "with other columns": [OURS, VERSIONED, "CREATE TABLE users (key BLOB, name TEXT)"],
 }
 
 
-@pytest.mark.parametrize("made_of", NO_STATES.values(), ids=NO_STATES)
+@pytest.mark.parametrize("made_of", NOT_STATE_FILES.values(), ids=NOT_STATE_FILES)
 def test_a_damaged_or_foreign_file_stops_the_run_and_stays_as_it_is(
     skipping: Project, made_of: bytes | list[str]
 ) -> None:
@@ -506,9 +506,9 @@ proc = posix("Windows has no /proc")
         ("a file/state.db", "not a folder"),
         ("a file/folder/state.db", "not a folder"),
         ("exports", "not a file"),
-        pytest.param("x" * 300, "too long", marks=posix("other words on Windows")),
+        pytest.param("x" * 300, "too long", marks=posix("differs on Windows")),
         pytest.param(
-            "loop/state.db", "link", marks=posix("links are for administrators")
+            "loop/state.db", "link", marks=posix("Windows: needs administrator rights")
         ),
         pytest.param("/proc/x/y", "", marks=proc),
     ],
@@ -595,13 +595,14 @@ def test_a_lock_in_the_middle_of_a_run_loses_no_row(
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_damaged_state_leaves_no_changed_user_out(
+def test_a_damaged_state_never_skips_a_changed_user(
     skipping: Project, services: MockServices, seed: int
 ) -> None:
     count = 300
     skipping.configure(intercom={"concurrency": 4})
     rows = [f"u{n},u{n}@example.com," for n in range(count)]
-    assert imported(skipping, *(row + "Old" for row in rows)).counts() == (count, 0, 0)
+    first = import_rows(skipping, *(row + "Old" for row in rows))
+    assert first.counts() == (count, 0, 0)
     path = skipping.folder / STATE
     noise = random.Random(seed)
     content = bytearray(path.read_bytes())
@@ -614,23 +615,23 @@ def test_a_damaged_state_leaves_no_changed_user_out(
 
     names = ["Old" if n % 2 else "New" for n in range(count)]
     before = len(services.requests)
-    result = imported(skipping, *map(str.__add__, rows, names))
+    result = import_rows(skipping, *map(str.__add__, rows, names))
     assert "Traceback" not in result.err
-    if len(services.requests) == before:  # the damage showed before the first user
+    if len(services.requests) == before:  # detected before the first user
         assert (result.status, STATE in result.err) == (1, True), result
         return
     assert sum(result.counts()) == count
     assert result.status == (1 if result.counts()[2] else 0)
-    left_out = set()
+    rejected = set()
     if result.reject_files:
-        left_out = {row[0] for row in result.rejected_rows()}
+        rejected = {row[0] for row in result.rejected_rows()}
     for number, name in enumerate(names):
-        assert f"u{number}" in left_out or name_of(services, f"u{number}") == name
+        assert f"u{number}" in rejected or name_of(services, f"u{number}") == name
 
 
-#### Files of version 1.1
+#### Files from version 1.1
 
-# What version 1.1.0 kept for the rows below: key and digest.
+# The key and digest that version 1.1.0 stored for each of the rows below.
 OLD_URL = "http://127.0.0.1:45678/users"
 OLD_TOKEN = "sandbox-token-0123456789"
 OLD_ROWS = """\
@@ -687,7 +688,7 @@ def test_keys_and_digests_are_those_of_version_1_1(tmp_path: Path) -> None:
     state = SyncState(settings, write=True)
     for user, (key, digest) in zip(reading.users, OLD_STATE, strict=True):
         upload = Upload(Row(2, b"", []), user)
-        assert not recall_upload(upload, state, settings)
+        assert not load_remembered(upload, state, settings)
         assert (state.key(identity_key(user)).hex(), upload.digest.hex()) == (
             key,
             digest,
@@ -696,10 +697,10 @@ def test_keys_and_digests_are_those_of_version_1_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("digest", [OLD_STATE[0][1], ""])
-def test_a_file_of_version_1_1_tells_by_its_digests_that_users_were_accepted(
+def test_digests_in_a_file_from_version_1_1_show_that_users_were_accepted(
     tmp_path: Path, digest: str
 ) -> None:
-    """It has no marker, unlike a newer file, in which digests may all have been cleared."""
+    """Such a file has no marker. In newer files, all digests may have been cleared."""
     path = tmp_path / STATE
     with contextlib.closing(sqlite3.connect(path)) as connection:
         table = "CREATE TABLE users (key BLOB PRIMARY KEY, digest BLOB, id TEXT, email BLOB)"
@@ -713,7 +714,7 @@ def test_a_file_of_version_1_1_tells_by_its_digests_that_users_were_accepted(
     for write in (False, True):
         state = SyncState(settings, write=write)
         assert state.remembers_accepted_users() == bool(digest)
-        assert recall_upload(Upload(Row(2, b"", []), user), state, settings) == bool(
+        assert load_remembered(Upload(Row(2, b"", []), user), state, settings) == bool(
             digest
         )
         state.close()
@@ -728,10 +729,10 @@ def test_a_state_remembers_that_users_were_accepted_after_their_digests_are_clea
     for is_known in (False, True):
         state = SyncState(settings, write=True)
         assert state.remembers_accepted_users() == is_known
-        recall_upload(upload, state, settings)
+        load_remembered(upload, state, settings)
         state.save(upload, "")
         state.invalidate(user)
-        assert not recall_upload(upload, state, settings)
+        assert not load_remembered(upload, state, settings)
         state.close()
     other = load_settings(
         intercom={
@@ -740,11 +741,11 @@ def test_a_state_remembers_that_users_were_accepted_after_their_digests_are_clea
         }
     )
     state = SyncState(other, write=True)
-    assert not state.remembers_accepted_users()  # another workspace's
+    assert not state.remembers_accepted_users()  # in another workspace
     state.close()
 
 
-#### Contents of the file, and who changes it
+#### Contents of the file, and runs that don't change it
 
 
 @pytest.mark.parametrize("basic", [False, True], ids=["token", "key"])
@@ -767,12 +768,12 @@ def test_the_state_holds_no_credentials(
 def test_check_and_dry_run_leave_the_state_as_it_is(
     skipping: Project, services: MockServices, before: str, option: str
 ) -> None:
-    """They create no file next to it. A dry run knows what is in it."""
+    """They create no file next to it. A dry run reads it."""
     skipping.write(csv_of("u1,,Ada", "u2,,Bob", "u3,,Cy"))
     if before == "an empty file":
         (skipping.folder / STATE).touch()
     elif before == "a run":
-        assert imported(skipping, "u1,,Ada", "u2,,Bob").status == 0
+        assert import_rows(skipping, "u1,,Ada", "u2,,Bob").status == 0
     elif before == "a kill":
         services.faults = [Fault(), Fault(), Fault(delay=60)]
         child = skipping.start()

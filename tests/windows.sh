@@ -4,7 +4,8 @@
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 
-# Debian's `wine` asks for 32-bit Wine, which isn't needed here, so its wine64 comes first.
+# Debian's `wine` asks for 32-bit Wine, which isn't needed here, so its
+# wine64 is tried first.
 wine=''
 for name in /usr/lib/wine/wine64 wine64 wine; do
     [ -n "$wine" ] || wine=$(command -v "$name" || true)
