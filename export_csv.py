@@ -656,7 +656,7 @@ def to_email(cell: str) -> str:
 
 def to_text(cell: str) -> str:
     """Return the cell; raise ValueError if it is a spreadsheet error or has lost characters."""
-    # Most cells are a single word, which takes no further check.
+    # Most cells are a single word, and need no further checks.
     if cell.isalnum():
         return cell
     if "\ufffd" in cell:
@@ -1632,7 +1632,7 @@ def check_last_word(text: str) -> None:
 
 
 def check_date_format(date_format: str) -> None:
-    """Raise ValueError if a strptime format contains %Z or doesn't identify a day."""
+    """Raise ValueError if a strptime format contains %Z or its dates can't be sorted by time."""
     shown = ""
     if len(date_format) <= MAX_SHOWN_VALUE:
         shown = f"'{date_format}' "
@@ -3619,7 +3619,10 @@ class CsvReader:
             )
 
     def _prepare_one_by_one(self, batch: Batch) -> Iterator[Iterable[str]]:
-        """Yield each line only when csv.reader asks for it: only then is its state known."""
+        """Prepare and yield each line once csv.reader has parsed the lines before it.
+
+        Only then is it known whether the line begins inside quotes.
+        """
         for index, text in enumerate(batch.texts):
             self._lines_read += 1
             if index in batch.invalid:
@@ -3901,7 +3904,8 @@ class CsvTable:
         if len(cells) <= self.probe:
             return False
         cell = cells[self.probe]
-        # A file may have this word in every row, so the expensive comparison comes last.
+        # In some files, most cells in this column begin and end like the heading, so a cheap
+        # comparison comes before the expensive one.
         if cell.isascii() and " ".join(cell.split()).casefold() != self.probe_heading:
             return False
         return self.fold(map(normalize_heading, cells)) == self.folded_headings
@@ -4708,7 +4712,7 @@ class FittingReadings:
         self.count = 0  # of values that any reading fits
 
     def keep(self, names: Iterable[str]) -> None:
-        """Drop the readings that don't fit a value."""
+        """Record a value, and drop the readings that don't fit it; `names` are those that do."""
         self.count += 1
         if self.names is None:
             self.names = set(names)
@@ -4843,7 +4847,7 @@ class ColumnEvidence:
         return (
             f"{self.column}: {first} on line {first.line} isn't {expected}, but every"
             f" value can be read {readings}; as configured, "
-            f"other values would be sent wrong; set {self.suggestions(names)}"
+            f"other values would be sent incorrectly; set {self.suggestions(names)}"
         )
 
     def suggestions(self, names: Iterable[str] | None) -> str:
@@ -4997,7 +5001,7 @@ class HalfSwappedDates:
         return merged
 
     def is_clear(self) -> bool:
-        """Return whether one notation has both kinds of dates, so none can be swapped.
+        """Return whether one notation has days above 12 and days up to 12, so none can be swapped.
 
         10/11/1983 and 25/11/1983 don't show whether the notation has leading zeros.
         """
@@ -5577,8 +5581,8 @@ class AllColumnsEvidence(Evidence):
 class WidthEvidence(Evidence):
     """Counts the rows with more cells than headings.
 
-    If nine in ten rows have the same number of cells, the export ends every row with a delimiter
-    or two. If only some rows do, an unquoted delimiter has shifted their cells.
+    If nine in ten rows have the same number of extra cells, the export ends every row with a
+    delimiter or two. If only some rows have extra cells, an unquoted delimiter has shifted cells.
     """
 
     def __init__(self, table: CsvTable) -> None:
@@ -5808,10 +5812,10 @@ class Preflight:
         is_named_gzip = name.lower().endswith(".gz")
         if not isinstance(table.content, LenientGzipFile):
             if is_named_gzip:
-                report.notes.append(f"{name} is not compressed; read as it is")
+                report.notes.append(f"{name} is not compressed; reading it as is")
             return
         if not is_named_gzip:
-            report.notes.append(f"{name} is gzip-compressed; decompressed")
+            report.notes.append(f"{name} is gzip-compressed; decompressing it")
         # Like GNU gzip, ignore trailing data with a warning.
         if table.content.has_trailing_garbage:
             report.warnings.append(f"{name}: ignoring data after the gzip stream")
@@ -5920,7 +5924,7 @@ class Response:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)  # case-insensitive
     body: bytes = b""
-    # From the first byte of the request to the last one of the response.
+    # From the start of the attempt, including connecting, to the end of the response.
     seconds: float = 0.0
     # The body if it is a JSON object, otherwise empty.
     json: dict[str, Any] = field(init=False)
@@ -6204,7 +6208,7 @@ class DeadlineConnection(HTTPConnection):
         self.send(message)
 
     def send(self, data: Any) -> None:
-        """Send `data` by the deadline, which ssl's sendall() would apply to each TLS record."""
+        """Send `data` by the deadline; ssl's sendall() would apply its timeout to each record."""
         if self.unsent is not None:
             self.unsent.append(data)
             return
@@ -6448,7 +6452,7 @@ def explain_connection_error(error: BaseException) -> NoResponse:
         )
     reason = describe_error(error)
     if isinstance(error, ssl.SSLError | CertificateError):
-        # urllib3 1.26 compares the host's name itself, and raises CertificateError.
+        # urllib3 1.26 verifies the hostname itself, and raises CertificateError on a mismatch.
         is_permanent = re.search(CERTIFICATE_PROBLEM, reason) is not None
         return NoResponse(f"no response ({reason})", is_permanent)
     if isinstance(error, ConnectionResetError | BrokenPipeError):
@@ -6762,7 +6766,10 @@ def retry_pause(response: Response | NoResponse) -> float:
 
 
 def seconds_of_retry_after(response: Response) -> float:
-    """Return the seconds of a Retry-After header, which may be a number or an HTTP date."""
+    """Return the delay in seconds that Retry-After asks for, or 0 if there is none.
+
+    The header may be a number of seconds or an HTTP date.
+    """
     seconds = response.int_header("Retry-After")
     if seconds is not None:
         return float(seconds)
@@ -6810,7 +6817,7 @@ class RateLimiter:
         # The end of the window in UNIX seconds by Intercom's clock; it identifies the window.
         self.reset = 0
         self.window_end = 0.0  # the same by time.monotonic()
-        self.paused_until = 0.0  # time.monotonic() when the pause of a 429 ends
+        self.paused_until = 0.0  # time.monotonic() when the pause after a 429 ends
 
     def acquire(self, not_before: float = 0.0, *, grace: float | None = None) -> bool:
         """Wait until another request may be sent; return False if the run stops first.
@@ -6919,8 +6926,8 @@ class ApiRequest:
     url: str
     payload: UserPayload | None = None
     label: object = ""  # of the user in logs; blank: the URL is logged
-    # Of a request that creates or updates a user. If Intercom accepts it, it is logged as the
-    # outcome of the row.
+    # Only set for a request that creates or updates a user. If Intercom accepts that request, it is
+    # logged later, as the outcome of the row.
     context: RequestContext | None = None
 
     def __str__(self) -> str:
@@ -7249,8 +7256,8 @@ def plain_name(name: str) -> str:
 def check_attributes(client: IntercomClient, *, retry: bool) -> AttributeReport | None:
     """Compare the mapped custom attributes with the workspace's, for /contacts.
 
-    Return None if there is nothing to compare or the token can't read them. Raise RunAborted
-    if Intercom doesn't answer.
+    Return None if there is nothing to compare or the token can't read the workspace's. Raise
+    RunAborted if the request fails for any other reason.
     """
     settings = client.settings
     if not settings.uses_contacts or not settings.attribute_mappings:
@@ -7821,9 +7828,8 @@ NOTICE_PAUSES = (1.0, 4.0)  # seconds after the first and the second attempt
 MIN_ATTEMPT_TIME = 1.0  # seconds
 MAX_NOTICE_LENGTH = 8000  # characters; Hipchat allows 10,000
 MAX_NOTICE_LINE = 2000
-NOTICE_TAIL_LINES = (
-    4  # lines at the end that are never omitted: they say where the rest is
-)
+# Lines at the end that are never omitted: they say where the rest is.
+NOTICE_TAIL_LINES = 4
 # Slack's messages have no color, so an emoji shows at a glance how a run ended.
 EMOJI = {
     "green": ":white_check_mark:",
@@ -8648,7 +8654,7 @@ ABANDON_AFTER = 30
 EARLIER_ROW_FAILED = "an earlier row for the same user was not imported"
 # A log line takes more time than anything else about an unchanged row, so they share one.
 UNCHANGED_PER_LOG_LINE = 20
-# The preflight has read them, but then the disk with the temporary copy failed.
+# The preflight could still read these rows, but then the disk with the temporary copy failed.
 UNREADABLE_ROWS = "the copy of the input could not be read again"
 
 
@@ -8936,9 +8942,9 @@ class Sender:
 
     def send_all(self) -> None:
         """Send all users. Any error stops the run, but users in flight are finished."""
-        # An exception must not escape from this loop: Intercom may accept the users in flight, and
-        # an accepted user that is no longer recorded would be missing from the counts and from the
-        # reject file.
+        # An exception must not escape from this loop: Intercom may still accept the users in
+        # flight. If their results were never recorded, these rows would be missing from both the
+        # counts and the reject file.
         while not self.is_finished():
             try:
                 self.step()
@@ -9548,7 +9554,7 @@ def print_note(run: ImportRun, text: str) -> None:
 class WriteCheck(NamedTuple):
     """A folder or file that a run must be able to write to."""
 
-    setting: str  # the setting
+    setting: str  # its section and key, such as "[log] folder"
     folder: Path
     file: Path | None = None
 
@@ -10449,8 +10455,9 @@ def main(argv: list[str] | None = None) -> int:
     config: Path = arguments.config
     # Logs and reject files contain users' data, so only their owner may read them.
     os.umask(0o077)
-    # Whatever exists by now, most of it modules, lives until the end. The garbage collector would
-    # look at all of it again and again while rows are read, which takes a tenth of the time.
+    # The objects that exist by now, mostly modules, live until the process exits. Without this, the
+    # garbage collector would scan all of them again and again while rows are read, and use up a
+    # tenth of that time.
     gc.freeze()
     # Without a handler, Python would print libraries' warnings to standard error.
     logging.getLogger().addHandler(logging.NullHandler())

@@ -422,7 +422,7 @@ def take_turns(
 ) -> Timings:
     """Run both programs alternately and return their seconds per user or row.
 
-    `what` is "wall" or "cpu".
+    `cost_field` is "wall" or "cpu".
     """
     turns = Timings()
     for _ in range(rounds):

@@ -148,7 +148,7 @@ class Project:
 
     Most runs are forked from a process that has imported the script, which saves half a second
     each. After `run_from_file`, with a custom `command`, or with a variable that takes effect only
-    in a new interpreter, it is started as a user would start it.
+    in a new interpreter, the script is started as a user would start it.
     """
 
     def __init__(
@@ -179,15 +179,15 @@ class Project:
     def configure(self, **sections: Mapping[str, object]) -> None:
         """Set keys, as in configure(intercom={"retries": 3}); None removes a key."""
         for section, keys in sections.items():
-            place = self.settings.setdefault(section, {})
-            place.update(keys)
-            for key in [key for key, value in place.items() if value is None]:
-                del place[key]
+            section_values = self.settings.setdefault(section, {})
+            section_values.update(keys)
+            for key in [key for key, value in section_values.items() if value is None]:
+                del section_values[key]
         lines = []
-        for section, place in self.settings.items():
+        for section, section_values in self.settings.items():
             lines += [
                 f"[{section}]",
-                *(f"{key} = {value}" for key, value in place.items()),
+                *(f"{key} = {value}" for key, value in section_values.items()),
             ]
         self.config.write_text("\n".join(lines) + "\n", "utf-8")
 
@@ -302,7 +302,7 @@ class Child:
 
 
 def send(process: subprocess.Popen[Any], number: signal.Signals) -> None:
-    """Send a signal; on Windows Ctrl-C or Ctrl-Break, to a process with a console of its own."""
+    """Send a signal. On Windows, send Ctrl-C or Ctrl-Break to a process with its own console."""
     if sys.platform == "win32":
         event = {
             signal.SIGINT: signal.CTRL_C_EVENT,

@@ -19,8 +19,8 @@ TRICKLE_PIECES = 10
 class Fault:
     """What goes wrong with one request.
 
-    The service does its work only if the client gets to see its response, perhaps late or in
-    pieces. Every other fault keeps the service from acting, unless `acts` is set.
+    If a fault lets the service's own response through, perhaps late or in pieces, the service acts
+    on the request. Any other fault keeps it from acting, unless `acts` is set.
     """
 
     # The response. An error status without a body gets the service's usual kind of error, with

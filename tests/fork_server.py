@@ -51,7 +51,7 @@ class ForkServer:
             )
 
     def fork(self, request: dict[str, Any], streams: list[int]) -> int:
-        """Start a run with these streams as its standard ones; return its process id."""
+        """Start a run with these streams as stdin, stdout and stderr; return its process id."""
         socket.send_fds(self.socket, [json.dumps(request).encode()], streams)
         return int(self.socket.recv(64))
 

@@ -382,7 +382,7 @@ ERRORS = [
         "#NOME?",
     ),
 ]
-VALID_CSV = [
+NOT_ERRORS = [
     "#1 Flo",
     "C#",
     "#42",
@@ -399,7 +399,7 @@ VALID_CSV = [
 def test_spreadsheet_errors_are_recognized_in_every_language() -> None:
     assert [cell for cell in ERRORS if not export_csv.is_spreadsheet_error(cell)] == []
     assert [cell for cell in ERRORS if not export_csv.is_placeholder(cell)] == []
-    assert [cell for cell in VALID_CSV if export_csv.is_spreadsheet_error(cell)] == []
+    assert [cell for cell in NOT_ERRORS if export_csv.is_spreadsheet_error(cell)] == []
 
 
 def test_placeholders() -> None:
@@ -424,7 +424,7 @@ def test_placeholders() -> None:
     assert [
         cell for cell in [*words, *dates] if not export_csv.is_placeholder(cell)
     ] == []
-    honest = [
+    genuine = [
         "0",
         "-1",
         "04/05/00",
@@ -432,8 +432,8 @@ def test_placeholders() -> None:
         "May 4, 2023",
         "Thu, 04 May 2023 10:11 +0000",
     ]
-    honest += ["123-45-6789", "12-34-5678", "555 12 3456", "soon", "1.2.3", "10.0.0.1"]
-    assert [cell for cell in honest if export_csv.is_placeholder(cell)] == []
+    genuine += ["123-45-6789", "12-34-5678", "555 12 3456", "soon", "1.2.3", "10.0.0.1"]
+    assert [cell for cell in genuine if export_csv.is_placeholder(cell)] == []
     assert export_csv.is_missing_word("N/A")
     assert not export_csv.is_missing_word("NA")
 
@@ -690,8 +690,8 @@ LABELS = ["Total", "TOTAL", "grand total", "Grand Total", "Subtotal", "sum", "Su
 
 def test_the_label_of_a_summary_row_is_not_an_id_unless_the_row_has_an_email() -> None:
     rows = "".join(f"{label},,7\n" for label in LABELS)
-    honest = "Total,ada@x.eu,7\nsum,Ada <a@x.eu>,b@x.eu\nTotal Ltd,,7\nTotality,,7\nsummer,,7\n"
-    found = read(f"user_id,email,orders\n{rows}{honest}")
+    genuine = "Total,ada@x.eu,7\nsum,Ada <a@x.eu>,b@x.eu\nTotal Ltd,,7\nTotality,,7\nsummer,,7\n"
+    found = read(f"user_id,email,orders\n{rows}{genuine}")
     assert list(found.rejected) == list(range(2, 2 + len(LABELS)))
     assert [user["user_id"] for user in found.users] == [
         *("Total", "sum", "Total Ltd", "Totality", "summer"),

@@ -442,7 +442,7 @@ UNWRITABLE: dict[Callable[[Path], Path], str] = {
 }
 
 
-@posix("needs symbolic links, and the system's own messages")
+@posix("needs symbolic links and POSIX error messages")
 @pytest.mark.parametrize("make", UNWRITABLE, ids=lambda make: make.__name__)
 def test_an_unusable_folder_is_reported(
     tmp_path: Path, make: Callable[[Path], Path]
@@ -656,7 +656,7 @@ def test_check_notify_fails_if_a_notice_fails(project: Project) -> None:
 
 
 def test_check_writes_no_file_and_sends_no_user(project: Project) -> None:
-    """This holds with these settings, and with the state of an earlier run."""
+    """This holds even with a tmp_folder, with keep_days, and with an earlier run's state file."""
     project.configure(
         **MAPPED,
         intercom={"skip_unchanged": "true", "concurrency": 8},

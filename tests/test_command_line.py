@@ -36,7 +36,7 @@ def run_in_shell(
     env: dict[str, str] | None = None,
     python: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Run the script from a shell, whose redirections are among the arguments."""
+    """Run the script from a shell; `arguments` may contain redirections."""
     return subprocess.run(
         ["sh", "-c", f"exec {sys.executable} {python} {SCRIPT} {arguments}"],
         cwd=project.folder,
@@ -292,7 +292,7 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_in_the_debug_log(
     rows = result.rejected_rows()[1:] if result.reject_files else []
     saved = [user for (user,) in rows]
     assert saved[-1:] == last_saved
-    # Users that aren't saved are in Intercom, unless the run sent and so saved nothing.
+    # Each user is either saved or in Intercom, unless the run sent nothing: then it saves nothing.
     assert len(project.services.users) + len(saved) == (300 if last_saved else 0)
     assert [notice["color"] for notice in project.services.hipchat] == ["yellow", "red"]
 
@@ -307,7 +307,7 @@ def test_an_unexpected_error_in_the_settings_is_one_line_too(project: Project) -
     assert "ZeroDivisionError" in line
 
 
-# A package that takes long to import: it waits until the test lets it fail.
+# A package that takes a long time to import: it waits until the test lets it fail.
 SLOW_PACKAGE = """
 import pathlib, time
 pathlib.Path("importing").touch()

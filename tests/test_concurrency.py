@@ -275,7 +275,7 @@ def test_only_rows_of_the_same_user_fail_with_an_earlier_one(
         return None
 
     services.fault_for = fail
-    # The rows between keep the two failures apart at a concurrency of 1.
+    # The rows in between keep the two failures apart at a concurrency of 1.
     project.write("\n".join(["user_id,email,name", *rows]) + "\n")
     configure(project, concurrency, retries=1)
     result = project.run()
@@ -417,7 +417,7 @@ def test_a_run_whose_first_hundred_users_are_all_rejected_stops(
 def test_a_run_after_a_successful_one_gets_past_a_hundred_rejected_users(
     project: Project, services: MockServices
 ) -> None:
-    """Rows that are always rejected must not keep a run from the changed users."""
+    """Rows that are always rejected must not keep a run from reaching the changed users."""
     configure(project, 8, skip_unchanged="true")
     project.write("user_id,name\nz,first\n")
     assert project.run().counts() == (1, 0, 0)

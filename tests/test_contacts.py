@@ -1,4 +1,4 @@
-"""Contacts, Intercom's API 2.x: created, found and updated by id; and their custom attributes."""
+"""Contacts (Intercom's API 2.x): creating, finding and updating them; custom attributes."""
 
 from __future__ import annotations
 
@@ -258,11 +258,11 @@ def test_an_archived_contact_is_restored_only_with_unarchive(
     contact, user, asked, is_accepted = CONFLICTS[case]
     archived = {"id": "c1", "role": "user", "name": "Old", **contact, "archived": True}
     services.contacts["c1"] = dict(archived)
-    left = outcome(upsert(client_for(services), user))
+    reason = outcome(upsert(client_for(services), user))
     assert requests_of(services) == ["POST /contacts 409"]
     assert services.contacts["c1"] == archived
     for word in ("c1", "archived", "unarchive = true"):
-        assert word in left
+        assert word in reason
 
     services.requests.clear()
     result = upsert(client_for(services, unarchive="true"), user)
@@ -450,7 +450,7 @@ def test_each_request_for_a_contact_is_retried(services: MockServices) -> None:
 def test_a_creation_whose_response_is_lost_makes_one_contact(
     services: MockServices,
 ) -> None:
-    """The second POST answers 409, and the contact is the row's own."""
+    """The second POST gets a 409, and the contact that exists is the row's own."""
     services.faults = [Fault(acts=True, drop=True)]
     assert outcome(upsert(client_for(services), BOTH)) == "accepted"
     assert len(services.contacts) == 1

@@ -285,7 +285,7 @@ def test_the_newest_may_be_compressed_and_end_in_capitals(
 #### The named file
 
 # Where vip.csv is, and what the command line says
-KEY_SOURCES = {
+NAMED_FILES = {
     "folder": (["exports/vip.csv"], "vip.csv"),
     "current": (["vip.csv"], "vip.csv"),
     "folder before current": (["exports/vip.csv", "vip.csv"], "vip.csv"),
@@ -294,7 +294,7 @@ KEY_SOURCES = {
 }
 
 
-@pytest.mark.parametrize(("places", "argument"), KEY_SOURCES.values(), ids=KEY_SOURCES)
+@pytest.mark.parametrize(("places", "argument"), NAMED_FILES.values(), ids=NAMED_FILES)
 def test_the_argument_selects_the_file(
     project: Project, places: list[str], argument: str
 ) -> None:
@@ -379,7 +379,7 @@ def test_a_temporary_folder_that_cannot_be_used_is_named(project: Project) -> No
 
 @posix("on Windows, the copy has a name until the process ends")
 def test_the_copy_leaves_nothing_behind(project: Project) -> None:
-    """Not even while it is read: it never has a name."""
+    """The copy never has a name, so the folder is empty even during the run."""
     temporary = project.folder / "tmp"
     temporary.mkdir()
     project.configure(aws={"tmp_folder": temporary})
@@ -599,7 +599,7 @@ def test_a_signal_ends_a_run_whose_pipe_stalls(project: Project, stalls: str) ->
 def test_a_file_without_a_time_in_its_name_has_its_modification_time(
     project: Project,
 ) -> None:
-    """A file from [file] name may be too old, too; one from the command line never is."""
+    """max_age_hours applies to a file from [file] name, but not to one from the command line."""
     project.configure(
         file={"select_latest": "false", "name": "vip.csv", "max_age_hours": 72}
     )

@@ -86,7 +86,7 @@ Step = bytes | float | Callable[[Connection], object]
 
 
 class Server:
-    """Follows one script per connection: the steps for each request, then it closes it.
+    """Follows one script per connection: the steps for each request, then closes the connection.
 
     The last script is also used for all further connections. If `reads` is False, the steps are
     followed without reading requests.
@@ -659,7 +659,7 @@ CUT_OFF = {
 
 @pytest.mark.parametrize("case", CUT_OFF)
 def test_a_response_that_is_cut_off_counts_as_no_response(case: str, tls: Tls) -> None:
-    """Whatever its status: with urllib3 1.26, a 400 would be taken for complete."""
+    """This holds for any status: with urllib3 1.26, a 400 would be considered complete."""
     cut_off = CUT_OFF[case]
     scripts: list[list[list[Step]]] = [
         [[OK], [b"HTTP/1.1 %d X\r\n" % status + cut_off]] for status in (200, 400, 500)

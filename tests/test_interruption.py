@@ -438,7 +438,7 @@ def test_a_repeated_signal_changes_nothing(
     second: signal.Signals,
     delay: float,
 ) -> None:
-    """timeout, systemd, shells and the kernel may send them twice.
+    """`timeout`, systemd, shells and the kernel may send a signal twice.
 
     In the cases with the longest delay, no response is held back.
     """
@@ -601,7 +601,7 @@ def test_nothing_is_retried_after_a_signal(
 def test_a_run_ends_whatever_intercom_does(
     project: Project, services: MockServices, grace_period: float, abandon_after: float
 ) -> None:
-    """Follow-up requests share the grace period; an earlier one is abandoned."""
+    """Follow-up requests share the grace period; a request sent before the signal is abandoned."""
     services.contacts["c1"] = {
         "email": "u1@example.com",
         "role": "user",
@@ -653,7 +653,7 @@ threading.Thread(target=wait, daemon=True).start()
 def test_a_signal_that_arrives_in_another_thread_is_noticed(
     project: Project, services: MockServices
 ) -> None:
-    """Ctrl-Break does on Windows. Wine can't send it, so a thread raises the signal."""
+    """Ctrl-Break does so on Windows. Wine can't send it, so a thread raises the signal here."""
     number = getattr(signal, "SIGBREAK", signal.SIGTERM)
     gate = Gate(services, "u2")
     now = project.folder / "now"
@@ -669,7 +669,7 @@ def test_a_signal_that_arrives_in_another_thread_is_noticed(
 
 @each_signal
 def test_a_dry_run_ends_too(project: Project, number: signal.Signals) -> None:
-    """The signal itself may end it, which a shell also reports as 128 + its number."""
+    """It exits with 128 + n or is killed by signal n; a shell reports both as 128 + n."""
     project.run_from_file()
     project.users(5000)
     child = project.start("--dry-run")
@@ -964,7 +964,7 @@ def set_up_download(project: Project, folder: Path, seconds: float) -> None:
 def test_a_download_ends_with_the_run(
     project: Project, services: MockServices, number: signal.Signals
 ) -> None:
-    """This holds even if the rest never arrives. Nothing of it stays on the disk."""
+    """It ends even if the rest of the object never arrives, and leaves nothing on the disk."""
     set_up_download(project, project.exports, seconds=600)
     project.enable_notices()
     child = project.start("users.csv")

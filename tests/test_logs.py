@@ -137,7 +137,7 @@ def test_each_row_has_its_outcome_by_line_and_identity(project: Project) -> None
 
 @pytest.mark.parametrize("new", [0, 1], ids=["all unchanged", "the last one is new"])
 def test_each_unchanged_row_is_logged_once(project: Project, new: int) -> None:
-    """And that before the run waits for the response about a later row."""
+    """It is logged before the run waits for the response for a later row."""
     project.configure(intercom={"skip_unchanged": "true"})
     project.users(45)
     project.run()

@@ -401,7 +401,7 @@ def deliveries(project: Project, monkeypatch: pytest.MonkeyPatch) -> Deliveries:
 def test_a_notice_is_abandoned_in_time_whatever_blocks(
     deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """A name server that doesn't answer can't be interrupted, so its thread is left behind."""
+    """A lookup can't be interrupted if no name server answers, so its thread is left behind."""
     release = threading.Event()
     tried: list[object] = []
 

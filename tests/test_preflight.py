@@ -463,8 +463,8 @@ def users(rows_per_user: Iterable[int], row: str = "u{0},,x\n") -> str:
 
 
 EMAIL: Sections = {"user": {"email": "email"}}
-CUSTOM_HEADINGS: Sections = {"user": {"id": "user_id", "email": "email"}}
-PLACEHOLDER = "u{0},info@x.eu,x\n"
+ID_AND_EMAIL: Sections = {"user": {"id": "user_id", "email": "email"}}
+SHARED_ADDRESS = "u{0},info@x.eu,x\n"
 WRONG_USERS: dict[str, tuple[Sections, str, list[str]]] = {
     "no identity": (ID, H + ",,Nobody\n" * 10, [r"\b10\b", "user_id"]),
     "ids of a data frame": (
@@ -525,7 +525,7 @@ RIGHT_USERS: dict[str, tuple[Sections, str]] = {
     "one of ten": (ID, H + ",,Nobody\n" * 9 + "u1,,x\n"),
     "half": (ID, H + users([5, 1, 1, 1, 1, 1])),
     "nine of one": (ID, H + users([9])),
-    "an address shared by many": (USER, H + rows(30, PLACEHOLDER)),
+    "an address shared by many": (USER, H + rows(30, SHARED_ADDRESS)),
     "19 rows": (ID, H + users([9, 9, 1])),
     "three users of 29 rows": (ID, H + users([10, 10, 9])),
     "fifty users": (ID, H + users([100] * 50)),
@@ -534,7 +534,7 @@ RIGHT_USERS: dict[str, tuple[Sections, str]] = {
         USER,
         H + users([10] * 5, "u{0},{0}@x.eu,x\nu{0},{0}@X.EU,x\n"),
     ),
-    "events by id": (CUSTOM_HEADINGS, H + users([20] * 5, "5f{0},{0}@x.eu,x\n")),
+    "events by id": (ID_AND_EMAIL, H + users([20] * 5, "5f{0},{0}@x.eu,x\n")),
     "18 invalid rows": (ID, H + ",,x\n" * 18 + users([1, 1])),
     "most of the rows after 10,000": (ID, H + rows(10_000) + "u1,,\n" * 12_000),
 }

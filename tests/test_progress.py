@@ -75,7 +75,7 @@ def test_it_shows_the_number_and_the_seconds_left_of_the_next_retry() -> None:
 
 
 class Terminal:
-    """A pseudo-terminal, and what it shows of the bytes written to it."""
+    """A pseudo-terminal that records the bytes written to it and can render them."""
 
     def __init__(self, columns: int = 80) -> None:
         self.columns = columns

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
-from conftest import NAME, Project, Result, assert_says, posix
+from conftest import NAME, Project, Result, assert_says
 from faults import Fault
 from hypothesis import given
 from hypothesis import strategies as st
@@ -190,7 +190,7 @@ def forms(secret: str) -> set[str]:
 
 
 class Secrets:
-    """A project with secrets that are hard to mask, and all that a run of it shows."""
+    """A project with secrets that are hard to mask; `leaked` finds those that a run has shown."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -372,7 +372,6 @@ def test_a_secret_in_a_cell_is_only_in_the_rows_themselves(project: Project) -> 
     assert secrets.leaked(result) == []
 
 
-@posix("Windows has other ways to protect a file")
 def test_an_everyday_word_as_token_leaves_our_own_sentences_alone(
     project: Project,
 ) -> None:

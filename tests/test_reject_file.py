@@ -92,7 +92,7 @@ CODECS = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 def encode_row(text: str, encoding: str) -> bytes:
     """Encode a row, with {text} replaced by the test text for this encoding.
 
-    If RAW_TEXTS has it, it is encoded in a way that Python's encoder wouldn't choose.
+    If RAW_TEXTS has this encoding, the bytes are ones that Python's encoder wouldn't choose.
     """
     codec = CODECS.get(encoding, encoding)
     before, placeholder, after = text.partition("{text}")
@@ -228,7 +228,7 @@ def input_file(location: str) -> InputFile:
         ("exports/USERS.CSV", "USERS"),
         ("s3://bucket/exports/users.csv", "users"),
         ("/dev/stdin", "stdin"),
-        # Importing a reject file adds no second time, whatever the path to its folder.
+        # The timestamp of a reject file is replaced, whatever the path to its folder.
         (f"not_imported/{STEM}_2026-11-01T10-00-00.csv", STEM),
         (f"not_imported/{STEM}_2026-11-01T10-00-00-12.csv", STEM),
         (f"exports/../not_imported/{STEM}_2026-11-01T10-00-00.csv", STEM),

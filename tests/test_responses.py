@@ -249,18 +249,18 @@ def test_a_missing_response_is_retried_unless_that_cannot_help() -> None:
 
 #### Messages about responses
 
-SECRETIVE = b"<html><title>Sign in</title>you sent ada@example.com</html>"
+ECHO_PAGE = b"<html><title>Sign in</title>you sent ada@example.com</html>"
 # Status and body, words in the message, and whether it recommends /contacts if user_url is /users
 REASONS: dict[str, tuple[int, object, tuple[str, ...], bool]] = {
     "400": (400, WRONG_VERSION, ("user_url", "api_version", "1.4"), True),
     "401": (401, NOT_FOUND, ("access_token", "api_id", "INTERCOM_ACCESS_TOKEN"), False),
-    "402": (402, SECRETIVE, ("plan",), False),
+    "402": (402, ECHO_PAGE, ("plan",), False),
     "403": (403, NOT_FOUND, ("token",), True),
-    "404": (404, SECRETIVE, ("user_url",), True),
+    "404": (404, ECHO_PAGE, ("user_url",), True),
     "405": (405, NOT_FOUND, ("token's owner",), True),
     "406": (406, NOT_FOUND, ("user_url",), True),
-    "407": (407, SECRETIVE, ("proxy", "HTTPS_PROXY"), False),
-    "another page": (200, SECRETIVE, ("user_url", "proxy", "Sign in"), False),
+    "407": (407, ECHO_PAGE, ("proxy", "HTTPS_PROXY"), False),
+    "another page": (200, ECHO_PAGE, ("user_url", "proxy", "Sign in"), False),
 }
 
 
@@ -297,7 +297,7 @@ def test_tls_errors_name_the_environment_and_not_contacts() -> None:
 def test_the_text_of_a_response_not_from_intercom_is_never_shown(status: int) -> None:
     """It may echo what was sent. Status, type, length and a page's title are shown."""
     bodies = [
-        SECRETIVE,
+        ECHO_PAGE,
         b"you sent ada@example.com",
         b'{"you_sent": "ada@example.com"}',
     ]
@@ -610,12 +610,12 @@ def raw_server(reply: Callable[[socket.socket, int], None]) -> Iterator[str]:
                 while True:
                     connection, _ = server.accept()
                     with connection, suppress(OSError):
-                        heard = b""
-                        while not heard.endswith(b"}") and (
+                        received = b""
+                        while not received.endswith(b"}") and (
                             part := connection.recv(65536)
                         ):
-                            heard += part
-                        if heard:
+                            received += part
+                        if received:
                             number += 1
                             reply(connection, number - 1)
                             connection.shutdown(socket.SHUT_WR)

@@ -945,7 +945,7 @@ def test_a_silent_server_stops_a_run_with_a_message(
 def test_a_signal_ends_a_download(
     s3_project: Project, store: Store, fault: str, number: signal.Signals
 ) -> None:
-    """Long before S3_STALL_TIMEOUT would: the wait fails after a quarter of it."""
+    """The run ends long before S3_STALL_TIMEOUT; the test waits for at most a quarter of it."""
     store.faults = [fault]
     child = s3_project.start(env=KEYS)
     eventually(lambda: store.downloads)

@@ -301,7 +301,7 @@ C, T, H = signal.SIGINT, signal.SIGTERM, SIGHUP
         ([(0.0, T), (0.01, T), (5.0, T), (60.0, T)], 0),
         ([(0.0, H), (0.01, H), (5.0, H), (60.0, T)], 0),
         ([(0.0, C), (5.0, T), (6.0, H)], 0),
-        # A single Ctrl-C after another signal is the first one; a terminal may send it twice.
+        # After another signal, a Ctrl-C counts as the first one; a terminal may send it twice.
         ([(0.0, T), (5.0, C), (5.01, C)], 0),
         ([(0.0, T), (5.0, C), (6.0, C)], 1),
     ],

@@ -487,7 +487,7 @@ TOP_LEVEL = {
     "requirements.txt",
     "tests",
 }
-INSTRUCTIONS = {
+CONFIG_KEYS = {
     "aws": "use_aws access_key secret_key bucket folder region endpoint_url tmp_folder",
     "local": "folder",
     "file": "select_latest time_format max_age_hours name",
@@ -578,13 +578,13 @@ def test_git_ignores_what_runs_create() -> None:
 def test_config_has_every_setting_in_order() -> None:
     config = shipped_config()
     shipped = {section: " ".join(config[section]) for section in config.sections()}
-    assert list(shipped.items()) == list(INSTRUCTIONS.items())
+    assert list(shipped.items()) == list(CONFIG_KEYS.items())
 
 
 def test_each_setting_has_a_comment_above_it() -> None:
     text = (ROOT / "config.ini").read_text(encoding="utf-8")
     pairs = re.findall(r"^(.*)\n(\w+) =", text, re.MULTILINE)
-    assert len(pairs) == len(" ".join(INSTRUCTIONS.values()).split())
+    assert len(pairs) == len(" ".join(CONFIG_KEYS.values()).split())
     for line_above, key in pairs:
         assert line_above.startswith("# "), key
 

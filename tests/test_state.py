@@ -1,4 +1,4 @@
-"""skip_unchanged skips users that Intercom has, but none that it might not have."""
+"""skip_unchanged skips a user only if Intercom last accepted exactly the same data."""
 
 from __future__ import annotations
 
