@@ -845,7 +845,7 @@ def to_timestamp(cell: str, *, timezone: tzinfo, is_activity_time: bool = False)
     future or in 1970.
     """
     seconds = None
-    if not cell.isdecimal():  # UNIX seconds
+    if not cell.isdecimal():  # digits alone are UNIX seconds
         seconds = parse_plain_iso_8601(cell, timezone)
     if seconds is None:
         seconds = parse_any_timestamp(cell, timezone, is_activity_time)
@@ -2595,8 +2595,9 @@ def find_newest(
         if has_same_shape and other.modified > newest.modified:
             raise RunAborted(
                 f"[file] time_format = {time_format} is wrong: the newest match in "
-                f"{location} is {newest.name}, but {other.name}, a name of the same "
-                "shape, doesn't match and was changed later; are day and month swapped?"
+                f"{location} is {newest.name}, but {other.name}, whose name has "
+                "the same shape, doesn't match and was changed later; are day and month "
+                "swapped?"
             )
     return newest
 
@@ -3075,7 +3076,7 @@ FILE_SIGNATURES = {
     rb"\xd0\xcf\x11\xe0\xa1\xb1": "an old Excel workbook; export the sheet as CSV",
     rb"%PDF-": "a PDF; export the data as CSV",
     rb"BZh[1-9]1AY&SY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf|\x1f\x9d|Rar!\x1a": COMPRESSED,
-    # A heading may also begin with PAR1 or ORC, but no binary data follows it there.
+    # A heading may also begin with PAR1 or ORC, but it isn't followed by binary data.
     rb"PAR1[^\t -~]|ORC[^\t -~]|Obj\x01|SQLite format 3\0|ARROW1\0": BINARY_DATA,
     # tar's magic is at offset 257, after the name and other properties of the first file.
     rb".{257}ustar": "a tar archive; extract the CSV",
@@ -4530,7 +4531,7 @@ def order_of(date_format: str) -> str:
         return "Ymd"
     letters = [name[1] for name in re.findall(DIRECTIVE, date_format)]
     order = "".join(letter for letter in letters if letter in "YymbBd")
-    # One letter for every month directive, so formats that write months differently compare equal.
+    # All month directives become m, so formats that write months differently compare equal.
     return order.replace("B", "m").replace("b", "m")
 
 
@@ -4732,8 +4733,9 @@ def type_with_article(mapping: FieldMapping) -> str:
 class ColumnEvidence:
     """Judges a typed column by all of its values.
 
-    Values that fit another reading determine which readings remain possible for the column; those
-    that fit none (typos, placeholders) neither stop a run nor hide a wrong setting.
+    The values that fit any reading determine which readings remain possible for the column. Those
+    that fit none (typos, placeholders) can't hide a wrong setting, and stop a run only if no value
+    is valid.
     """
 
     def __init__(self, mapping: FieldMapping, others: OtherReadings) -> None:
@@ -4871,7 +4873,7 @@ class NumberEvidence(ColumnEvidence):
         """Return whether the cell has only digits, which mean the same in every reading."""
         if not cell.isdigit():
             return False
-        # Enough of them settle the column: if it had values such as 4,5, one would have appeared
+        # Enough of them settle the column: if it had values such as `4,5`, one would have appeared
         # among ten thousand.
         if self.valid > ENOUGH_VALID and not self.fitting_invalid.count:
             self.is_settled = True
@@ -5454,7 +5456,7 @@ class RepeatedUsersEvidence(Evidence):
         user, count = self.rows_by_user.most_common(1)[0]
         if rows >= MIN_EVIDENCE and count * 2 > rows:
             return (
-                f"{count:,} of {rows:,} rows have the same {user[:100]}; "
+                f"{count:,} of {rows:,} rows have the same user ({user[:100]}); "
                 "check the mapping in [user]"
             )
         # Few users in all: user_id is mapped to a column such as `plan`.
@@ -6996,6 +6998,8 @@ class IntercomClient:
     ) -> Response | NoResponse:
         """Send one request when the rate limit allows it, and log how long it took.
 
+        (Sender.count_imported logs that of an accepted user.)
+
         See RateLimiter.acquire for `not_before` and `grace`. With `fresh`, a new connection is
         used. Return UNSENT if the run stops first.
         """
@@ -7256,8 +7260,8 @@ def plain_name(name: str) -> str:
 def check_attributes(client: IntercomClient, *, retry: bool) -> AttributeReport | None:
     """Compare the mapped custom attributes with the workspace's, for /contacts.
 
-    Return None if there is nothing to compare or the token can't read the workspace's. Raise
-    RunAborted if the request fails for any other reason.
+    Return None if there is nothing to compare, or if the token isn't allowed to read the
+    workspace's attributes. Raise RunAborted if the request fails for any other reason.
     """
     settings = client.settings
     if not settings.uses_contacts or not settings.attribute_mappings:
@@ -7515,11 +7519,11 @@ class Upsert:
     def leave_existing(
         self, existing: ExistingContact, found: Response | NoResponse
     ) -> UpsertResult:
-        """Don't import the row. If its contact was restored to compare it, archive it again."""
+        """Don't import the row. If its contact was restored for comparison, archive it again."""
         note = ""
         if existing.is_archived and not self.archive_again():
             note = (
-                f"contact {self.contact_id} had been archived, was restored to compare it, and "
+                f"contact {self.contact_id} had been archived, was restored for comparison, and "
                 "could not be archived again: archive it in Intercom"
             )
             log.warning("%s: %s", self.upload, note)
@@ -7744,8 +7748,8 @@ class SyncState:
     def invalidate(self, user: UserPayload) -> None:
         """Clear every digest that may become wrong when this user is sent.
 
-        Intercom matches by id, then user_id, then e-mail address. This comes before the request:
-        if its response is lost, the user's state in Intercom is unknown.
+        Intercom matches by id, then user_id, then e-mail address. Call this before sending the
+        request: if its response is lost, the user's state in Intercom is unknown.
         """
         keys = [self.key(identity) for identity in identity_keys(user)]
         email_key = None  # NULL, which equals nothing
@@ -8652,7 +8656,8 @@ MIN_USERS_ALL_REJECTED = 5  # for shorter files: fewer may all be rejected by ch
 # lookup can't be interrupted.
 ABANDON_AFTER = 30
 EARLIER_ROW_FAILED = "an earlier row for the same user was not imported"
-# A log line takes more time than anything else about an unchanged row, so they share one.
+# Writing a log line takes longer than anything else done for an unchanged row, so several rows
+# share one.
 UNCHANGED_PER_LOG_LINE = 20
 # The preflight could still read these rows, but then the disk with the temporary copy failed.
 UNREADABLE_ROWS = "the copy of the input could not be read again"
@@ -8950,7 +8955,10 @@ class Sender:
                 self.step()
             except Exception as error:
                 self.stop.request(error)
-        self.log_unchanged()
+        try:
+            self.log_unchanged()
+        except Exception as error:
+            self.stop.request(error)
 
     def is_finished(self) -> bool:
         return not self.in_flight and (self.is_read or self.stop.is_set())
@@ -9148,15 +9156,18 @@ class Sender:
 
     def log_unchanged(self) -> None:
         """Log the unchanged rows that haven't been logged yet, all in one line."""
-        if self.unlogged:
-            log.debug("%s: unchanged", ", ".join(map(str, self.unlogged)))
-            self.unlogged.clear()
+        uploads = self.unlogged
+        # Emptied first: if logging fails, the next call must not fail again.
+        self.unlogged = []
+        if uploads:
+            log.debug("%s: unchanged", ", ".join(map(str, uploads)))
 
     def reject(self, row: Row, rejection: RowRejected) -> None:
         """Count and save a row that is not imported, and log why."""
         # From the cells, because a row that can't be mapped has no user to name.
         user = identity_label(row, self.table)
         label = f"line {row.line} {user}".rstrip()
+        self.log_unchanged()  # the rows before this one
         log.error("%s: not imported: %s", label, rejection)
         self.counts.reject(rejection.category)
         self.last_counted_line = max(self.last_counted_line, row.line)
@@ -9746,8 +9757,8 @@ def values_outside_options(
     """Return a line per attribute with values that aren't among its options in Intercom.
 
     Such values don't stop the run, because it isn't known whether Intercom rejects users that have
-    them: from April 2026 on, its API specification said that it does, but it no longer says so
-    (Intercom-OpenAPI#457 and #466).
+    them: starting in April 2026, its API specification said so, but that statement has since been
+    removed (Intercom-OpenAPI#457 and #466).
     """
     if not options:
         return []
@@ -10211,7 +10222,7 @@ def check_intercom(run: ImportRun, report: CheckReport) -> None:
 
 
 def is_wrong_api(response: Response | NoResponse) -> bool:
-    """Return whether a wrong URL or version would stop a run at its first user."""
+    """Return whether a response to GET user_url shows that a run would stop at its first user."""
     if not isinstance(response, Response):
         return False
     # Apps on API 2.x reject every request to /users like this.

@@ -41,9 +41,8 @@ PASSED_ENVIRONMENT = (
     "LANG",
     "PYTHONPATH",
 )
-CREATE_NO_WINDOW = (
-    0x08000000 if sys.platform == "win32" else 0
-)  # subprocess.CREATE_NO_WINDOW, which exists only on Windows
+# subprocess.CREATE_NO_WINDOW, which exists only on Windows.
+CREATE_NO_WINDOW = 0x08000000 if sys.platform == "win32" else 0
 # On Windows, only a process attached to the same console can send Ctrl-C to another.
 SEND_CTRL_C = """
 import ctypes, signal, sys
@@ -58,6 +57,13 @@ if not (
 ):
     raise ctypes.WinError(ctypes.get_last_error())
 """
+
+
+# A shell ignores Ctrl-C in its background jobs, and nohup ignores SIGHUP. The script would inherit
+# that, and the tests that send these signals would wait in vain.
+for ignored in {"SIGINT", "SIGQUIT", "SIGHUP"} & {each.name for each in signal.Signals}:
+    if signal.getsignal(signal.Signals[ignored]) == signal.SIG_IGN:
+        signal.signal(signal.Signals[ignored], signal.SIG_DFL)
 
 
 def posix(reason: str) -> pytest.MarkDecorator:

@@ -105,7 +105,7 @@ def service_of(path: str) -> str:
 
 
 class Connection(socketserver.StreamRequestHandler):
-    """Reads one client's requests, one after the other, and has each of them answered."""
+    """Reads one client's requests, one after the other, and passes each to `Server.answer`."""
 
     disable_nagle_algorithm = True
     server: Server

@@ -2,7 +2,7 @@
 
 python -m pip install -r tests/mutation-requirements.txt -c tests/constraints.txt
 python tests/mutations.py 100 --seed 7
-python tests/mutations.py 20 --only parse_settings,find_newest
+python tests/mutations.py 20 --only parse_mappings,find_newest
 
 Print each change that no test detects: either a test is missing, or the change makes no difference.
 Cosmic Ray makes the changes, in a copy of this repository. Testing a change takes a few seconds, or

@@ -170,7 +170,8 @@ def test_rows_of_one_user_are_sent_in_order_and_never_concurrently(
     configure(project, concurrency, user_url=f"{services.url}/{dialect}")
     result = project.run()
     assert (result.status, result.counts()) == (0, (ROWS, 0, 0)), result
-    # (Rows known only by e-mail and rows known only by user_id go one by one, whoever they are.)
+    # (A row known only by e-mail and one known only by user_id are never in flight together, even
+    # if they belong to different users.)
     assert services.max_in_flight > 1 or "both" in same
 
     requests_by_user = defaultdict[int, list[Request]](list)
@@ -528,7 +529,7 @@ def test_a_row_that_waits_for_its_user_survives_the_rejection_of_another(
     assert services.find(user_id="u1")[0]["name"] == "last"
 
 
-# Only the workers' threads count: the input is read in others.
+# Only worker threads are limited, not those that read the input.
 FEW_THREADS = """
 import threading
 
@@ -609,6 +610,36 @@ def test_whatever_the_state_file_raises_each_row_is_counted_once(
     result = project.run(env={"PYTHONPATH": str(project.folder)})
     assert (result.status, "odd" in result.err) == (1, True), result
     assert 0 < len(check_no_row_is_lost(result, services, 40)) < 40
+
+
+BROKEN_LOG = """
+import logging
+
+debug = logging.Logger.debug
+
+def debug_some(logger, message, *arguments, **options):
+    if message.endswith("unchanged"):
+        raise MemoryError("odd")
+    debug(logger, message, *arguments, **options)
+
+logging.Logger.debug = debug_some
+"""
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["at the end", "in flight"])
+def test_an_error_while_unchanged_rows_are_logged_loses_no_row(
+    project: Project, services: MockServices, order: int
+) -> None:
+    configure(project, 1, skip_unchanged="true")
+    project.users(3)
+    project.run()
+    (project.folder / "sitecustomize.py").write_text(BROKEN_LOG)
+    services.latency = 0.2
+    rows = [f"u{n},u{n}@example.com,User {n}\n" for n in (9, 1, 2, 3)]
+    project.write("user_id,email,name\n" + "".join(rows[::order]))
+    result = project.run(env={"PYTHONPATH": str(project.folder)})
+    assert (result.status, "odd" in result.err) == (1, True), result
+    assert result.counts() == (1, 3, 0)
 
 
 BROKEN_WORKER = """

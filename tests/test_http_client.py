@@ -556,7 +556,7 @@ def name_lookup(*addresses: str) -> Callable[..., object]:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """Yield a port of 127.0.0.2 to 127.0.0.9 whose backlog is full, so that connecting hangs."""
+    """Yield a port with a full backlog on each of 127.0.0.2 to 127.0.0.9: connecting hangs."""
     sockets = []
     port = 0
     for number in range(2, 10):

@@ -509,7 +509,10 @@ FAULTS = {
 def test_a_notice_that_fails_is_reported_and_changes_nothing(
     project: Project, case: str
 ) -> None:
-    """After three attempts, on standard error under --quiet too; no redirect is followed."""
+    """It is reported after three attempts, on standard error, even under --quiet.
+
+    No redirect is followed.
+    """
     project.set_constants(
         NOTICE_TIMEOUT=2.0, NOTICE_PAUSES=(0.1, 0.2), MIN_ATTEMPT_TIME=0.3
     )

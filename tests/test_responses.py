@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 import signal
 import socket
 import threading
@@ -514,6 +515,8 @@ def test_a_user_whose_responses_name_another_is_tried_three_times(
     assert len({request.connection for request in services.requests}) == 3
     assert "another user" in result.reasons()[0][2]
     assert len(services.requests) == 6
+    times = r"DEBUG line 3 user_id=u2: 200 in \d+\.\d+ s$"
+    assert len(re.findall(times, result.debug_log, re.MULTILINE)) == 3
 
 
 def test_if_the_very_first_response_names_another_user_the_run_stops(

@@ -205,9 +205,9 @@ def test_headings_that_do_not_match_stop_the_run(case: str) -> None:
 
 def test_headings_that_look_alike_match() -> None:
     found = read(
-        '\ufeffUser\xa0 ID,Pre\u0301nom,\u200bE-mail\xad,"Result\nbreak"\nu1,Ada,a@x.eu,x\n',
+        '\ufeffUser\xa0 ID,Pre\u0301nom,\u200bE-mail\xad,"Line\nbreak"\nu1,Ada,a@x.eu,x\n',
         user={"user_id": "User ID", "name": "Prénom", "email": "E-mail"},
-        custom_attributes={"b": "Result break"},
+        custom_attributes={"b": "Line break"},
     )
     user = {
         "user_id": "u1",
