@@ -474,8 +474,9 @@ IDENTITY_FIELDS = ("user_id", "email", "id")
 ACTIVITY_FIELDS = ("signed_up_at", "last_request_at")
 # Intercom acts on these each time, so a user with one of them is never skipped as unchanged.
 FIELDS_WITH_SIDE_EFFECTS = ("new_session", "update_last_request_at")
-# API 2.x renamed the fields in the first constant, and has no equivalent of those in the second.
+# API 2.x has other names for these fields.
 CONTACT_FIELD_NAMES = {"user_id": "external_id", "last_request_at": "last_seen_at"}
+# API 2.x has no equivalent of these.
 USER_ONLY_FIELDS = ("last_seen_ip", "last_seen_user_agent", "new_session")
 
 
@@ -6802,6 +6803,11 @@ def seconds_until_reset(response: Response) -> float | None:
     return reset - server_time(response)
 
 
+# Requests whose ends are remembered because Intercom may have counted them. A window rarely has
+# more.
+MAX_UNCOUNTED = 1000
+
+
 class RateLimiter:
     """Tracks Intercom's rate limit window, as reported in response headers.
 
@@ -6820,6 +6826,9 @@ class RateLimiter:
         self.reset = 0
         self.window_end = 0.0  # the same by time.monotonic()
         self.paused_until = 0.0  # time.monotonic() when the pause after a 429 ends
+        # The ends of the latest requests that Intercom may have counted, but that had no response
+        # with a count (time.monotonic()).
+        self.uncounted: deque[float] = deque(maxlen=MAX_UNCOUNTED)
 
     def acquire(self, not_before: float = 0.0, *, grace: float | None = None) -> bool:
         """Wait until another request may be sent; return False if the run stops first.
@@ -6847,11 +6856,16 @@ class RateLimiter:
         # The deadline is infinite as long as the run isn't stopping.
         return now < self.stop.deadline() + grace
 
-    def release(self, response: Response | NoResponse) -> None:
-        """Account for the response to a request that `acquire` let through."""
+    def release(
+        self, response: Response | NoResponse, sent_at: float = math.inf
+    ) -> None:
+        """Account for the response to a request that `acquire` let through.
+
+        `sent_at` is a time.monotonic() value.
+        """
         with self.condition:
             self.in_flight -= 1
-            self.update(response, time.monotonic())
+            self.update(response, time.monotonic(), sent_at)
             self.condition.notify_all()
 
     def next_slot(self, now: float) -> float:
@@ -6864,14 +6878,18 @@ class RateLimiter:
                 return 0.0
             return self.window_end
         # A new window has begun. All that is known about it is its size.
-        if self.per_window > self.in_flight:
+        if self.per_window == math.inf or self.in_flight == 0:
+            return 0.0
+        if self.per_window > self.in_flight + self.uncounted_since(self.window_end):
             return 0.0
         return math.inf  # until a response arrives
 
-    def update(self, response: Response | NoResponse, now: float) -> None:
+    def update(
+        self, response: Response | NoResponse, now: float, sent_at: float = math.inf
+    ) -> None:
         """Update the window from a response; responses may arrive out of order."""
         if isinstance(response, NoResponse):
-            self.remaining -= 1  # Intercom may have counted the request anyway
+            self.add_uncounted(now)
             return
         self.per_window = math.inf  # a gateway may have no limit
         limit = response.int_header("X-RateLimit-Limit")
@@ -6884,7 +6902,11 @@ class RateLimiter:
         remaining = response.int_header("X-RateLimit-Remaining")
         wait = seconds_until_reset(response)
         if reset is None or remaining is None or wait is None:
+            self.add_uncounted(now)
             return
+        # `remaining` may not include requests that failed while this one was in flight, because
+        # Intercom may have counted them after it, perhaps in a new window.
+        remaining -= self.uncounted_since(sent_at)
         if reset < self.reset or not 0 < wait <= MAX_PAUSE:
             return  # an earlier window, or a wrong unit such as milliseconds
         if reset > self.reset:
@@ -6895,6 +6917,18 @@ class RateLimiter:
         self.remaining = min(self.remaining, remaining)
         # The Date header has whole seconds, so the earliest end of a window is the most accurate.
         self.window_end = min(self.window_end, now + wait)
+
+    def add_uncounted(self, now: float) -> None:
+        """Account for a request that Intercom may have counted, but without reporting it."""
+        self.remaining -= 1
+        self.uncounted.append(now)
+
+    def uncounted_since(self, moment: float) -> int:
+        """Return how many requests have ended since `moment` without a reported count."""
+        latest_first = reversed(self.uncounted)
+        return sum(
+            1 for _ in itertools.takewhile(lambda end: end >= moment, latest_first)
+        )
 
 
 @dataclass
@@ -6998,7 +7032,7 @@ class IntercomClient:
     ) -> Response | NoResponse:
         """Send one request when the rate limit allows it, and log how long it took.
 
-        (Sender.count_imported logs that of an accepted user.)
+        For an accepted user, Sender.count_imported logs it instead.
 
         See RateLimiter.acquire for `not_before` and `grace`. With `fresh`, a new connection is
         used. Return UNSENT if the run stops first.
@@ -7021,7 +7055,7 @@ class IntercomClient:
                 timeout=max(POLL_INTERVAL, time_left),
                 fresh=fresh,
             )
-            self.limiter.release(response)
+            self.limiter.release(response, sent_at=began)
             response.seconds = time.monotonic() - began
             if not is_accepted(request, response):
                 log.debug("%s: %s", request, describe_with_time(response))

@@ -89,6 +89,40 @@ def test_a_request_without_a_response_may_have_been_counted() -> None:
     assert wait_of(limiter(first, lost, lost, lost)) > 60
 
 
+def test_a_request_lost_during_another_may_have_been_counted_after_it() -> None:
+    """If so, the response to the other doesn't include it, even if it opens a new window."""
+    for old_window in ([], [reply(limit=20, remaining=9, reset=50)]):
+        for lost in NoResponse("cut off"), Response(503):
+            window = limiter(*old_window, in_flight=2)
+            sent_at = time.monotonic()
+            window.release(lost)
+            window.release(reply(limit=20, remaining=3, reset=90), sent_at)
+            assert wait_of(window) == 0
+            window.in_flight = 2  # with the lost one, all three are used up
+            assert wait_of(window) > 60
+
+
+def test_a_request_that_was_lost_before_another_was_counted_before_it() -> None:
+    window = limiter(NoResponse("cut off"), in_flight=1)
+    window.release(reply(limit=20, remaining=3, reset=90), time.monotonic() + 0.001)
+    window.in_flight = 2
+    assert wait_of(window) == 0
+
+
+def test_requests_lost_in_a_new_window_count_until_its_first_response() -> None:
+    window = limiter(reply(limit=20, remaining=0, reset=90), in_flight=19)
+    later = time.monotonic() + 91
+    for in_flight, may_go in (10, True), (10, False), (0, True):
+        window.in_flight = in_flight
+        assert (window.next_slot(later) == 0) == may_go
+        for _ in range(10):
+            window.update(NoResponse("lost"), later + 1)
+
+
+def test_without_a_limit_lost_requests_do_not_count() -> None:
+    assert wait_of(limiter(reply(), *[NoResponse("lost")] * 99, in_flight=9)) == 0
+
+
 @pytest.mark.parametrize("waits", [(90, 40), (40, 90)])
 def test_the_earliest_reported_end_of_a_window_counts(waits: tuple[int, int]) -> None:
     """Date has whole seconds, so most responses report an end that is too late."""
