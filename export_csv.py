@@ -6947,7 +6947,7 @@ class RetryBudget:
 
     limit: int
     used: int = 0
-    # time.monotonic() of the user's first attempt; 0: not sent yet.
+    # time.perf_counter() of the user's first attempt; 0: not sent yet.
     started: float = 0.0
 
     def is_used_up(self) -> bool:
@@ -7044,7 +7044,7 @@ class IntercomClient:
         while self.limiter.acquire(not_before, grace=grace):
             began = time.monotonic()
             if budget and not budget.started:
-                budget.started = began
+                budget.started = time.perf_counter()
             # After a signal, all requests share the same deadline, which may pass while this one
             # is in flight.
             time_left = self.stop.deadline() + (grace or 0.0) - began
@@ -7425,7 +7425,7 @@ class UpsertResult:
     stale_contact_id: str = ""  # a remembered one that no longer exists in Intercom
     rejection: RowRejected | None = None  # decided here, not by a response
     error: Exception | None = None  # an unexpected one, raised in the worker thread
-    started: float = 0.0  # time.monotonic() of the first attempt
+    started: float = 0.0  # time.perf_counter() of the first attempt
     is_unsent: bool = False  # the run stopped before the first request
     # The response is about another user, and no earlier one was about the right user.
     has_wrong_first_response: bool = False
@@ -8775,7 +8775,8 @@ class OutageDetector:
     """
 
     def __init__(self) -> None:
-        # Times are time.monotonic() values.
+        # Times are time.perf_counter() values. On Windows, time.monotonic() advances in steps of
+        # 16 ms, in which a response and the next user's first attempt would seem simultaneous.
         self.last_useful_response = -math.inf
         # The latest first attempt for any user that used up its retries.
         self.latest_failed_start = -math.inf
@@ -9172,7 +9173,7 @@ class Sender:
             result.rejection or has_error_list(response)
         )
         if verdict is Verdict.ACCEPTED or is_rejected_by_intercom:
-            self.outages.record_useful_response(time.monotonic())
+            self.outages.record_useful_response(time.perf_counter())
         return self.rejections.record(upload, response, verdict)
 
     def count_imported(self, upload: Upload, result: UpsertResult) -> None:
