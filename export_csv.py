@@ -7717,8 +7717,11 @@ class SyncState:
 
     def prepare(self, *, write: bool) -> None:
         """Create the tables in a new file. Raise RunAborted if it's another kind of file."""
-        # SQLite keeps this setting per connection and not in the file.
+        # SQLite keeps these settings per connection and not in the file.
         self.execute("PRAGMA synchronous = NORMAL")
+        # Keys are hashes, so each row may need any page of the file. A hundred thousand users take
+        # about this much, in KiB.
+        self.execute("PRAGMA cache_size = -32000")
         is_new = write and self.execute("SELECT count(*) FROM sqlite_master") == (0,)
         if is_new:
             for statement in STATE_SCHEMA.split(";"):
