@@ -6470,6 +6470,9 @@ CLEANUP_TIMEOUT = 10
 # Seconds for which a rate limit may delay a run. Intercom's windows last 10 seconds; a longer time
 # is probably a header in another unit, or a wrong clock.
 MAX_PAUSE = 300
+# Requests whose ends are remembered because Intercom may have counted them. A window rarely has
+# more.
+MAX_UNCOUNTED = 1000
 MAX_WRONG_USER_ATTEMPTS = 3  # responses about another user that one row may get
 USE_CONTACTS = "; apps on API 2.x need user_url = https://api.intercom.io/contacts"
 INTERCOM_ID = re.compile("[A-Za-z0-9_-]+")
@@ -6801,11 +6804,6 @@ def seconds_until_reset(response: Response) -> float | None:
     if reset is None:
         return None
     return reset - server_time(response)
-
-
-# Requests whose ends are remembered because Intercom may have counted them. A window rarely has
-# more.
-MAX_UNCOUNTED = 1000
 
 
 class RateLimiter:
