@@ -613,12 +613,14 @@ def test_whatever_the_state_file_raises_each_row_is_counted_once(
 
 
 BROKEN_LOG = """
-import logging
+import logging, os, time
 
 debug = logging.Logger.debug
 
 def debug_some(logger, message, *arguments, **options):
     if message.endswith("unchanged"):
+        while not os.path.exists("sent"):
+            time.sleep(0.01)
         raise MemoryError("odd")
     debug(logger, message, *arguments, **options)
 
@@ -634,7 +636,11 @@ def test_an_error_while_unchanged_rows_are_logged_loses_no_row(
     project.users(3)
     project.run()
     (project.folder / "sitecustomize.py").write_text(BROKEN_LOG)
-    services.latency = 0.2
+
+    def respond(_: Request) -> None:
+        (project.folder / "sent").touch()
+
+    services.fault_for = respond
     rows = [f"u{n},u{n}@example.com,User {n}\n" for n in (9, 1, 2, 3)]
     project.write("user_id,email,name\n" + "".join(rows[::order]))
     result = project.run(env={"PYTHONPATH": str(project.folder)})
